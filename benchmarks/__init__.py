@@ -1,0 +1,1 @@
+"""What Duologue measures of itself: `python -m benchmarks.NAME [--quick]`, one module a benchmark."""

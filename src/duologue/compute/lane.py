@@ -1,0 +1,447 @@
+"""A lane: the bounded priority queue in front of one owner, and the jobs that pass through it.
+
+The queue holds no thread and no task; :mod:`duologue.compute.threads` and :mod:`duologue.compute.virtual` are the two
+owners that serve it. What the owner does with a job is the same in both: take it, do one *step* of work, deliver the
+outcome. A call has one step; a stream has one per item and goes back into the queue between them, where a more urgent
+job may overtake it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from duologue.compute.base import Cost, Handle, ItemStream, LaneStats, Priority, SupersededError
+from duologue.errors import DuologueError, OverloadedError, SessionClosedError
+
+log = logging.getLogger("duologue.compute")
+
+_BUSY_TIME_CONSTANT = 10.0
+
+
+class Job[H](ABC):
+    """Something an owner does in one or more steps for a caller on an event loop."""
+
+    def __init__(self, lane: Lane[H], priority: Priority, key: Hashable | None) -> None:
+        self.lane = lane
+        self.priority = priority
+        self.key = key
+        self.order = 0
+        self.loop = asyncio.get_running_loop()
+
+    @abstractmethod
+    def step(self, handle: H) -> tuple[Callable[[], None], float, bool]:
+        """One step, in the owner: ``(delivery, declared cost, whether there is another step)``. Never raises."""
+
+    @abstractmethod
+    def fail(self, error: DuologueError) -> None:
+        """The job will not go on. Called from any thread."""
+
+    def to_loop(self, callback: Callable[..., None], *args: object) -> None:
+        """Call back on the loop of the caller, from any thread. A caller whose loop has ended hears nothing."""
+        try:
+            self.loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            log.debug("lane %s: the loop of a caller is closed", self.lane.name)
+
+
+class CallJob[H, T](Job[H]):
+    """One call of a function with the handle."""
+
+    def __init__(
+        self, lane: Lane[H], job: Callable[[H], T], priority: Priority, key: Hashable | None, cost: Cost[T]
+    ) -> None:
+        super().__init__(lane, priority, key)
+        self._job = job
+        self._cost = cost
+        self.future: asyncio.Future[T] = self.loop.create_future()
+
+    def step(self, handle: H) -> tuple[Callable[[], None], float, bool]:
+        try:
+            result = self._job(handle)
+            cost = _cost(self._cost, result)
+        except BaseException as error:  # reaches whoever awaits, whatever it is; the owner goes on
+            failure = _storable(error)
+            self.lane.failed += 1
+            return (lambda: self.to_loop(self._reject, failure)), 0.0, False
+        return (lambda: self.to_loop(self._resolve, result)), cost, False
+
+    def fail(self, error: DuologueError) -> None:
+        self.to_loop(self._reject, error)
+
+    def _resolve(self, result: T) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def _reject(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class StreamJob[H, T](Job[H]):
+    """A generator of the handle, one item a step; the consumer's side is an asynchronous iterator."""
+
+    def __init__(
+        self, lane: Lane[H], job: Callable[[H], Iterator[T]], priority: Priority, cost: Cost[T], backlog: int
+    ) -> None:
+        super().__init__(lane, priority, None)
+        self._job = job
+        self._cost = cost
+        self._backlog = max(1, backlog)
+        self._iterator: Iterator[T] | None = None
+        # Of the consumer's loop alone:
+        self._items: deque[T] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+        self._error: BaseException | None = None
+        self._submitted = False
+        # Shared with the owner, under the lane's lock:
+        self.outstanding = 0
+        self.closed = False
+
+    # --- the owner's side
+
+    def step(self, handle: H) -> tuple[Callable[[], None], float, bool]:
+        try:
+            if self.closed:
+                self._close_iterator()
+                return (lambda: None), 0.0, False
+            if self._iterator is None:
+                self._iterator = iter(self._job(handle))
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                return (lambda: self.to_loop(self._end, None)), 0.0, False
+            cost = _cost(self._cost, item)
+        except BaseException as error:  # as in CallJob.step
+            failure = _storable(error)
+            self.lane.failed += 1
+            return (lambda: self.to_loop(self._end, failure)), 0.0, False
+        return (lambda: self.to_loop(self._arrive, item)), cost, True
+
+    def fail(self, error: DuologueError) -> None:
+        self.to_loop(self._end, error)
+
+    @property
+    def full(self) -> bool:
+        return self.outstanding >= self._backlog
+
+    def _close_iterator(self) -> None:
+        close = getattr(self._iterator, "close", None)
+        self._iterator = None
+        if close is not None:
+            close()
+
+    # --- the consumer's side
+
+    def _arrive(self, item: T) -> None:
+        if not self._ended:
+            self._items.append(item)
+            self._wake()
+
+    def _end(self, error: BaseException | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> StreamJob[H, T]:
+        return self
+
+    async def __anext__(self) -> T:
+        if not self._submitted and not self._ended:
+            self._submitted = True
+            self.lane.submit(self)
+        while not self._items:
+            if self._ended:
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
+                raise StopAsyncIteration
+            self._waiter = self.loop.create_future()
+            try:
+                with self.lane.hold(self.loop):
+                    await self._waiter
+            except asyncio.CancelledError:
+                await self.aclose()
+                raise
+            finally:
+                self._waiter = None
+        item = self._items.popleft()
+        self.lane.taken(self)
+        return item
+
+    async def aclose(self) -> None:
+        self._items.clear()
+        if not self._ended:
+            self._end(None)
+            if self._submitted:
+                self.lane.stop(self)
+
+
+class LaneHandle[H](Handle[H]):
+    """One use of the handle behind a lane, whoever its owner is."""
+
+    def __init__(self, lane: Lane[H], give_back: Callable[[], Awaitable[None]]) -> None:
+        self._lane = lane
+        self._give_back: Callable[[], Awaitable[None]] | None = give_back
+
+    @property
+    def stats(self) -> LaneStats:
+        return self._lane.stats
+
+    async def run[T](
+        self,
+        job: Callable[[H], T],
+        *,
+        priority: Priority = Priority.NORMAL,
+        cost: Cost[T] = 0.0,
+        key: Hashable | None = None,
+    ) -> T:
+        self._check()
+        call = CallJob(self._lane, job, priority, key, cost)
+        self._lane.submit(call)
+        try:
+            with self._lane.hold(call.loop):
+                return await call.future
+        except asyncio.CancelledError:
+            self._lane.forget(call)
+            raise
+
+    def stream[T](
+        self,
+        job: Callable[[H], Iterator[T]],
+        *,
+        priority: Priority = Priority.NORMAL,
+        cost: Cost[T] = 0.0,
+        backlog: int = 8,
+    ) -> ItemStream[T]:
+        self._check()
+        return StreamJob(self._lane, job, priority, cost, backlog)
+
+    async def release(self) -> None:
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            await give_back()
+
+    def _check(self) -> None:
+        if self._give_back is None:
+            raise SessionClosedError("This use of the model was released.")
+
+
+class Lane[H]:
+    """Bounded priority queue with coalescing. Thread-safe.
+
+    Args:
+        wake: called, from any thread, when there may be work.
+        clock: seconds, for busyness.
+        hold: entered on the loop of a caller for as long as it waits for the owner.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        capacity: int,
+        wake: Callable[[], None],
+        clock: Callable[[], float],
+        hold: Callable[[asyncio.AbstractEventLoop], AbstractContextManager[object]],
+    ) -> None:
+        self.name = name
+        self.hold = hold
+        self.capacity = capacity
+        self._wake = wake
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._heap: list[tuple[int, int, Job[Any]]] = []
+        self._parked: set[StreamJob[Any, Any]] = set()
+        self._order = 0
+        self._closed: str | None = None
+        self._busy = 0.0
+        self._busy_at = clock()
+        self._started_at: float | None = None
+        self._work_seconds = 0.0
+        self.done = 0
+        self.failed = 0
+        self.superseded = 0
+        self.dropped = 0
+
+    # --- callers
+
+    def submit(self, job: Job[H]) -> None:
+        """Queue `job`. Raises OverloadedError or SessionClosedError; may fail a queued job in its favour."""
+        victim: Job[Any] | None = None
+        reason = ""
+        with self._lock:
+            if self._closed is not None:
+                raise SessionClosedError(self._closed)
+            replaced = self._keyed(job.key)
+            if replaced is not None:
+                self._remove(replaced)
+                self.superseded += 1
+                victim, reason = replaced, "A newer job with the same key took its place."
+            elif len(self._heap) >= self.capacity:
+                self.dropped += 1
+                worst = max(self._heap)
+                if worst[0] <= job.priority or worst[0] < Priority.BACKGROUND:
+                    raise OverloadedError(
+                        f"The queue of {self.name} is full ({self.capacity} jobs wait).",
+                        hint="Admit fewer calls, or give the model another handle or a faster machine.",
+                    )
+                self._remove(worst[2])
+                victim, reason = worst[2], "A more urgent job took its room."
+            job.order = self._next_order()
+            heapq.heappush(self._heap, (job.priority, job.order, job))
+        if victim is not None:
+            victim.fail(SupersededError(f"A job of {self.name} was dropped.", hint=reason))
+        self._wake()
+
+    def forget(self, job: Job[H]) -> None:
+        """Take a queued job out, if it is still there."""
+        with self._lock:
+            self._remove(job)
+
+    def stop(self, job: StreamJob[H, Any]) -> None:
+        """Have the owner close a stream's generator before its next item, ahead of other work."""
+        with self._lock:
+            if job.closed:
+                return
+            job.closed = True
+            queued = self._remove(job)
+            # One that is in the owner right now closes when its step ends.
+            if (queued or job in self._parked) and self._closed is None:
+                self._parked.discard(job)
+                self._push_stop(job)
+        self._wake()
+
+    def taken(self, job: StreamJob[H, Any]) -> None:
+        """The consumer took an item; a parked stream goes on."""
+        with self._lock:
+            job.outstanding -= 1
+            if job not in self._parked:
+                return
+            self._parked.discard(job)
+            heapq.heappush(self._heap, (job.priority, job.order, job))
+        self._wake()
+
+    # --- the owner
+
+    def take(self) -> Job[H] | None:
+        """The next job, or None."""
+        with self._lock:
+            if not self._heap:
+                return None
+            self._settle()
+            self._started_at = self._clock()
+            return heapq.heappop(self._heap)[2]
+
+    def finish(self, job: Job[H], more: bool) -> None:
+        """Account for the step of `job` that just ended, and put a stream with more to come back."""
+        with self._lock:
+            self._settle()
+            self._started_at = None
+            if not more or self._closed is not None:
+                self.done += 1
+                if more:
+                    job.fail(SessionClosedError(self._closed or ""))
+                return
+            if isinstance(job, StreamJob):
+                job.outstanding += 1
+                if job.closed:
+                    self._push_stop(job)
+                elif job.full:
+                    self._parked.add(job)
+                else:
+                    heapq.heappush(self._heap, (job.priority, job.order, job))
+
+    def shut(self, reason: str) -> None:
+        """Refuse and fail all jobs from now on. Idempotent."""
+        with self._lock:
+            if self._closed is None:
+                self._closed = reason
+            waiting = [job for _, _, job in self._heap] + list(self._parked)
+            self._heap.clear()
+            self._parked.clear()
+        for job in waiting:
+            job.fail(SessionClosedError(reason))
+        self._wake()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed is not None
+
+    @property
+    def stats(self) -> LaneStats:
+        with self._lock:
+            self._settle()
+            return LaneStats(
+                name=self.name,
+                depth=len(self._heap),
+                capacity=self.capacity,
+                busy=self._busy,
+                mean_seconds=self._work_seconds / self.done if self.done else 0.0,
+                done=self.done,
+                failed=self.failed,
+                superseded=self.superseded,
+                dropped=self.dropped,
+            )
+
+    # --- under the lock
+
+    def _next_order(self) -> int:
+        self._order += 1
+        return self._order
+
+    def _keyed(self, key: Hashable | None) -> Job[Any] | None:
+        if key is None:
+            return None
+        return next((job for _, _, job in self._heap if job.key == key), None)
+
+    def _push_stop(self, job: StreamJob[Any, Any]) -> None:
+        # Negative: before everything urgent. Unique: entries of the heap are never compared by their jobs.
+        heapq.heappush(self._heap, (Priority.URGENT, -self._next_order(), job))
+
+    def _remove(self, job: Job[Any]) -> bool:
+        for index, entry in enumerate(self._heap):
+            if entry[2] is job:
+                self._heap[index] = self._heap[-1]
+                self._heap.pop()
+                heapq.heapify(self._heap)
+                return True
+        return False
+
+    def _settle(self) -> None:
+        """Bring the exponential mean of busyness up to now."""
+        now = self._clock()
+        elapsed = now - self._busy_at
+        working = self._started_at is not None
+        if elapsed > 0:
+            decay = math.exp(-elapsed / _BUSY_TIME_CONSTANT)
+            self._busy = self._busy * decay + (1.0 - decay if working else 0.0)
+            self._busy_at = now
+            if working:
+                self._work_seconds += elapsed
+
+
+def _cost(cost: Cost[Any], result: object) -> float:
+    return float(cost(result)) if callable(cost) else cost
+
+
+def _storable(error: BaseException) -> BaseException:
+    """A future refuses StopIteration, which would end an iteration somewhere else."""
+    if not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError("an inference job raised StopIteration")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,46 @@
+"""How another machine's clock stands to ours, from ping and pong.
+
+The estimate of the shortest recent round trip is kept, as in NTP's clock filter (RFC 5905, section 10): queueing only
+ever makes a round trip longer, and its asymmetry is what makes an estimate wrong.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class ClockSync:
+    """Maps a peer's clock to ours.
+
+    Args:
+        window: how many of the latest round trips are considered; old ones go, since clocks drift.
+    """
+
+    __slots__ = ("_samples",)
+
+    def __init__(self, window: int = 16) -> None:
+        self._samples: deque[tuple[float, float]] = deque(maxlen=window)
+
+    def pong(self, sent: float, peer: float, received: float) -> None:
+        """A ping of ours, sent at `sent`, was answered when the peer's clock said `peer`, and that arrived at
+        `received`.
+        """
+        if received >= sent:
+            self._samples.append((received - sent, peer - (sent + received) / 2))
+
+    @property
+    def rtt(self) -> float | None:
+        """Shortest recent round trip, seconds; None before the first."""
+        return min(self._samples)[0] if self._samples else None
+
+    @property
+    def offset(self) -> float | None:
+        """The peer's clock minus ours, seconds, wrong by at most half of :attr:`rtt`; None before the first round
+        trip.
+        """
+        return min(self._samples)[1] if self._samples else None
+
+    def to_local(self, peer: float) -> float | None:
+        """The time on our clock at which the peer's said `peer`; None before the first round trip."""
+        offset = self.offset
+        return None if offset is None else peer - offset

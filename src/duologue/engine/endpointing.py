@@ -1,0 +1,67 @@
+"""When a pause is the end of the turn: a smooth function of evidence, with a hard maximum.
+
+Two fixed delays (short when a detector says "complete", long when it does not) make the wait all or nothing: a detector that
+is slightly unsure costs seconds. Here the wait falls smoothly with the probability ``p`` that the turn is over::
+
+    delay(p) = shortest + (longest - shortest) * (1 - p) ** curve
+
+and is stretched by what is known of this user: their own pauses inside turns. It runs on media time; only `hard_max_ms`
+overrides evidence.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EndpointingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of endpointing; milliseconds of silence, in media time.
+
+    Attributes:
+        shortest_ms: wait when it is certain that the turn is over.
+        longest_ms: wait when it is certain that it is not.
+        curve: how fast the wait falls as the probability rises (1: linear).
+        unknown: the probability assumed while recognition has not answered.
+        hard_max_ms: the turn ends after this much silence, whatever the evidence.
+        no_words_ms: a sound without words is no turn after this much silence.
+        prepare_ms: silence after which a speculative reply is begun.
+        pause_weight: how much of the user's typical pause inside turns is added to the wait (0: none).
+        pause_memory: weight of the newest pause in the running mean.
+    """
+
+    shortest_ms: float = 260.0
+    longest_ms: float = 1800.0
+    curve: float = 1.5
+    unknown: float = 0.25
+    hard_max_ms: float = 2800.0
+    no_words_ms: float = 500.0
+    prepare_ms: float = 120.0
+    pause_weight: float = 0.25
+    pause_memory: float = 0.3
+
+
+class Endpointing:
+    """The wait that this user's pause deserves. One per user; remembers their pauses."""
+
+    __slots__ = ("options", "typical_pause_ms")
+
+    def __init__(self, options: EndpointingOptions | None = None) -> None:
+        self.options = options or EndpointingOptions()
+        self.typical_pause_ms = 0.0
+
+    def delay_ms(self, probability: float | None) -> float:
+        """Silence to wait for, given the probability that the turn is over (None: not known yet)."""
+        o = self.options
+        p = o.unknown if probability is None else min(1.0, max(0.0, probability))
+        doubt = (1.0 - p) ** o.curve
+        delay = o.shortest_ms + (o.longest_ms - o.shortest_ms) * doubt
+        # A user who pauses long inside turns gets more time, but only where there is doubt: certainty stays fast.
+        delay += o.pause_weight * self.typical_pause_ms * doubt
+        return min(delay, o.hard_max_ms)
+
+    def continued_after(self, pause_ms: float) -> None:
+        """Learn: the user paused for `pause_ms` and then went on with the same turn."""
+        if pause_ms < self.options.shortest_ms:
+            return  # a gap between words says nothing of how this user pauses
+        w = self.options.pause_memory
+        self.typical_pause_ms += w * (min(pause_ms, self.options.hard_max_ms) - self.typical_pause_ms)

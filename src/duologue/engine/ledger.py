@@ -1,0 +1,238 @@
+"""The playout ledger: what has been sent to a listener, what of it was heard, and how far ahead of their ears we are.
+
+One ledger per listener and epoch. Audio goes onto the listener's *track*: every sample transmitted has a position there, and
+each run of positions maps to samples of a response. A listener acknowledges playout with one number, the track position of
+the last sample it rendered; acknowledgements are cumulative, so a lost one costs nothing but time.
+
+    track     0 ........ 4800 ........ 9600 ........ 14400
+    response  r1 0-4800  r1 4800-9600  r2 0-4800
+    heard     ^^^^^^^^^^^^^^^^^^^^^ played = 8000  ->  r1 heard up to its sample 8000
+
+After ``clear`` the listener drops everything it has not rendered and answers with its final played position; what lies
+between that and the end of what was sent is never heard, and later audio continues at higher positions.
+
+Between acknowledgements playout is estimated: from the last one on it runs at the track's rate until it meets the end of
+what was sent. The *lead* is what was sent and is, by that estimate, not yet played; it adapts between two bounds: up when
+the listener ran dry, slowly down when it did not. How much may be unacknowledged at all has a hard cap.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import msgspec
+
+from ..errors import ProtocolError
+
+
+class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of pacing, in seconds.
+
+    Attributes:
+        lead_s: lead at the start; `lead_min_s` and `lead_max_s` bound its adaptation.
+        unacknowledged_max_s: hard cap over what the listener has acknowledged (0: the listener does not acknowledge).
+        lag_s: assumed time from sending to rendering while nothing has been acknowledged.
+    """
+
+    lead_s: float = 0.2
+    lead_min_s: float = 0.12
+    lead_max_s: float = 0.6
+    unacknowledged_max_s: float = 2.0
+    lag_s: float = 0.06
+
+
+class Span(msgspec.Struct, array_like=True):
+    """A run of samples on the track: `[start, end)` carries `response` from its sample `offset` on; `cut`: heard no further."""
+
+    start: int
+    end: int
+    response: str
+    offset: int
+    cut: int | None = None
+
+
+class Heard(msgspec.Struct, frozen=True, array_like=True):
+    """How much of a response was heard: samples from its beginning; `estimated` if an acknowledgement is missing."""
+
+    samples: int
+    estimated: bool
+
+
+class Ledger:
+    """The ledger of one listener. All positions are samples at `rate`; `now` is the monotonic clock in seconds."""
+
+    __slots__ = (
+        "_ack_at",
+        "_clear_at",
+        "_cut_end",
+        "_played",
+        "_spans",
+        "_starts",
+        "acknowledged",
+        "clearing",
+        "lead_s",
+        "options",
+        "rate",
+        "sent",
+        "underruns",
+    )
+
+    def __init__(self, rate: int, options: LedgerOptions | None = None) -> None:
+        self.rate = rate
+        self.options = options or LedgerOptions()
+        self.sent = 0  # end of the track: samples transmitted so far
+        self.acknowledged = -1  # last acknowledged position; -1: never
+        self.lead_s = self.options.lead_s
+        self.clearing = False
+        self.underruns = 0
+        self._played = 0.0  # base of the estimate: position that was played at _ack_at
+        self._ack_at = 0.0
+        self._clear_at = 0.0
+        self._cut_end = 0
+        self._spans: list[Span] = []
+        self._starts: list[int] = []
+
+    # ------------------------------------------------------------------ facts
+
+    def transmit(self, response: str, offset: int, samples: int, now: float) -> int:
+        """Enter `samples` of `response`, from its sample `offset` on, as sent at `now`. Returns their track position."""
+        position = self.sent
+        if self._estimate(now) >= position:
+            # Nothing was left to play: playout of this begins after the listener's lag, not where the clock has run to.
+            if self._spans and self._spans[-1].response == response and self._spans[-1].cut is None and offset:
+                self.underruns += 1
+                self.lead_s = min(self.options.lead_max_s, self.lead_s * 1.25)
+            self._played = float(position)
+            self._ack_at = now + self.options.lag_s
+        spans = self._spans
+        last = spans[-1] if spans else None
+        if (
+            last is not None
+            and last.response == response
+            and last.cut is None
+            and last.end == position
+            and last.offset + (position - last.start) == offset
+        ):
+            last.end = position + samples
+        else:
+            spans.append(Span(position, position + samples, response, offset))
+            self._starts.append(position)
+        self.sent = position + samples
+        return position
+
+    def acknowledge(self, played: int, now: float) -> None:
+        """The listener has rendered everything before track position `played`.
+
+        Raises `ProtocolError` for a position that was never sent. A position behind an earlier one is old news and ignored.
+        """
+        if played > self.sent:
+            raise ProtocolError(
+                f"Playout of sample {played} was acknowledged, but only {self.sent} were sent.", code="ack_of_unsent"
+            )
+        if played < 0:
+            raise ProtocolError("A playout position cannot be negative.", code="ack_negative")
+        if played < self.acknowledged:
+            return
+        self.acknowledged = played
+        if self.clearing or played < self._cut_end:
+            return  # it speaks of audio from before the cut, and says nothing of how far the rest has come
+        self._played = float(played)
+        self._ack_at = now
+        # A lead that was enough for long may shrink: a second of comfort gives back about a percent.
+        if self.lead_s > self.options.lead_min_s and self.sent - played > self.rate * self.options.lead_min_s:
+            self.lead_s = max(self.options.lead_min_s, self.lead_s * 0.999)
+
+    def clear(self, now: float) -> None:
+        """A ``clear`` was sent: nothing beyond what is being rendered right now will be heard."""
+        self._played = self._estimate(now)
+        self._ack_at = now
+        self._clear_at = now
+        self.clearing = True
+
+    def cleared(self, played: int | None, now: float) -> int:
+        """The listener confirmed the clear at `played` (None: no answer in time, the estimate stands). Returns the cut."""
+        if played is None:
+            cut = min(self.sent, round(self._played))
+        else:
+            if played > self.sent:
+                raise ProtocolError(
+                    f"A clear was confirmed at sample {played}, but only {self.sent} were sent.", code="ack_of_unsent"
+                )
+            cut = max(0, played, self.acknowledged)
+            self.acknowledged = cut
+        self.clearing = False
+        for span in reversed(self._spans):
+            if span.end <= cut or span.cut is not None:
+                break
+            span.cut = max(span.start, cut)
+        self._cut_end = self.sent
+        self._played = float(self.sent)
+        self._ack_at = now
+        return cut
+
+    # ------------------------------------------------------------------ questions
+
+    def played(self, now: float) -> int:
+        """Estimated track position being rendered at `now`."""
+        return int(self._estimate(now))
+
+    def unplayed_s(self, now: float) -> float:
+        """Seconds sent and, by the estimate, not yet rendered."""
+        return (self.sent - self._estimate(now)) / self.rate
+
+    def room_s(self, now: float) -> float:
+        """Seconds that may be sent now without exceeding lead or cap (negative: none)."""
+        if self.clearing:
+            return -1.0
+        room = self.lead_s - (self.sent - self._estimate(now)) / self.rate
+        cap = self.options.unacknowledged_max_s
+        if cap and self.sent > self._cut_end:
+            behind = max(self.acknowledged, self._cut_end)
+            room = min(room, cap - (self.sent - behind) / self.rate)
+        return room
+
+    def drained_at(self) -> float:
+        """When, by the estimate, everything sent will have been rendered (monotonic seconds)."""
+        return self._ack_at + (self.sent - self._played) / self.rate
+
+    def heard(self, response: str, now: float) -> Heard:
+        """How many samples of `response`, from its beginning, the listener has heard."""
+        estimate = self._estimate(now)
+        # A loss-free listener hears a response in order, and a resumed one again from a word boundary: the furthest sample.
+        furthest, reached = 0, 0
+        for span in reversed(self._spans):
+            if span.response != response:
+                if furthest and span.end < reached:
+                    break
+                continue
+            end = span.end if span.cut is None else span.cut
+            upto = min(end, int(estimate)) if span.cut is None else end
+            if upto > span.start:
+                furthest = max(furthest, span.offset + upto - span.start)
+                reached = max(reached, upto)
+        return Heard(furthest, bool(furthest) and reached > max(self.acknowledged, 0))
+
+    def response_at(self, position: int) -> tuple[str, int] | None:
+        """The response and its sample at a track position, or None beyond what was sent or in what was cut."""
+        index = bisect_right(self._starts, position) - 1
+        if index < 0:
+            return None
+        span = self._spans[index]
+        if position >= (span.end if span.cut is None else span.cut):
+            return None
+        return span.response, span.offset + position - span.start
+
+    def forget(self, response: str) -> None:
+        """Drop the spans of a response whose heard part has been settled; keeps a long call small."""
+        while self._spans and self._spans[0].response == response and self._spans[0].end <= self._played:
+            del self._spans[0]
+            del self._starts[0]
+
+    def _estimate(self, now: float) -> float:
+        if self.clearing:
+            return self._played
+        elapsed = now - self._ack_at
+        if elapsed <= 0:
+            return self._played
+        estimate = self._played + elapsed * self.rate
+        return estimate if estimate < self.sent else float(self.sent)

@@ -1,0 +1,21 @@
+"""Models: what turns a stream of user input into a stream of agent output. A model's own libraries load when it is named."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .base import Audio, Capabilities, Model
+
+if TYPE_CHECKING:
+    from .cascade import Cascade
+
+_WHERE = {"Cascade": "cascade"}
+
+__all__ = ["Audio", "Capabilities", "Cascade", "Model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,58 @@
+"""How an agent is served."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+
+from ..errors import ConfigurationError
+from ..wire.duologue import ServerOptions
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of serving one agent.
+
+    Attributes:
+        host, port: where to listen. Any address but loopback wants `key` or `no_auth`.
+        key: clients must present it (`Authorization: Bearer`, or `token` in `hello`).
+        no_auth: serve everybody who can reach the address.
+        origins: browser origins allowed beside the server's own.
+        hosts: names allowed in `Host` beside loopback and the address listened on.
+        journal: path of the SQLite file that journals are kept in; "" keeps them in memory while the server runs.
+        max_sessions: sessions at a time; more are refused.
+        invocation_idle_s: how long the conversation of an invocation's session is kept.
+        studio: whether the talk page is served.
+        wire: options of protocol v1.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    key: str = ""
+    no_auth: bool = False
+    origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    journal: str = ""
+    max_sessions: int = 64
+    invocation_idle_s: float = 900.0
+    studio: bool = True
+    wire: ServerOptions = ServerOptions()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigurationError(f"There is no port {self.port}.", hint="Use 1 to 65535, or 0 for any free one.")
+        if not (self.is_loopback or self.key or self.no_auth):
+            raise ConfigurationError(
+                f"Listening on {self.host} lets the network in.",
+                hint="Give clients a key (--key), or say --no-auth if everybody may use the agent.",
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,91 @@
+"""Running the server: in the foreground for a command, or beside other work for a program, a demo or a test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import uvicorn
+
+from ..agent import Agent, AgentFactory
+from ..errors import ConfigurationError
+from .app import create_app
+from .options import ServeOptions
+
+#: what uvicorn is told: no access log (it would hold tokens in queries), the WebSocket engine that costs least
+_WS_MAX = 1 << 21
+
+
+class RunningServer:
+    """A server that listens. `url` is its HTTP address, `ws_url` that of its WebSocket."""
+
+    def __init__(self, options: ServeOptions, port: int, app: object) -> None:
+        host = options.host if options.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - shown, not bound
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{port}"
+        self.ws_url = f"ws://{name}:{port}/ws"
+        self.port = port
+        self.app = app
+
+
+def _config(app: object, options: ServeOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=options.host,
+        port=options.port,
+        ws="websockets-sansio",
+        ws_max_size=_WS_MAX,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,  # the protocol has its own heartbeat, which measures
+        access_log=False,
+        log_level="warning",
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+def _bind(options: ServeOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((options.host, options.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"Cannot listen on {options.host}:{options.port}: {error.strerror or error}.",
+            hint="Another program may have the port; choose one with --port.",
+        ) from None
+    return listener
+
+
+@contextlib.asynccontextmanager
+async def serving(agent: Agent | AgentFactory, options: ServeOptions | None = None) -> AsyncIterator[RunningServer]:
+    """Serve `agent` beside other work: ``async with serving(agent) as server``. Port 0 takes any free one."""
+    options = options or ServeOptions()
+    app = create_app(agent, options)
+    listener = _bind(options)
+    server = uvicorn.Server(_config(app, options))
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    task = asyncio.ensure_future(server.serve(sockets=[listener]))
+    try:
+        while not server.started and not task.done():
+            await asyncio.sleep(0.005)
+        if task.done():
+            raise ConfigurationError("The server could not start.", hint="See the error above.")
+        yield RunningServer(options, listener.getsockname()[1], app)
+    finally:
+        server.should_exit = True
+        await asyncio.wait({task})
+        listener.close()
+
+
+async def run(agent: Agent | AgentFactory, options: ServeOptions | None = None) -> None:
+    """Serve `agent` until a signal ends it."""
+    options = options or ServeOptions()
+    listener = _bind(options)
+    server = uvicorn.Server(_config(create_app(agent, options), options))
+    await server.serve(sockets=[listener])

@@ -1,0 +1,233 @@
+"""The sessions of one server: opened for clients, found again for a resume, and ended with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..agent import Agent, AgentFactory, resolve
+from ..channels.base import Channel
+from ..channels.websocket import WebSocketChannel, new_token
+from ..errors import ConfigurationError, OverloadedError
+from ..events import (
+    ErrorEvent,
+    Event,
+    ResponseFinished,
+    ResponseText,
+    SessionEnded,
+    TextInput,
+    ToolFinished,
+    ToolStarted,
+    TurnCommitted,
+)
+from ..session.definition import CallInfo
+from ..session.session import Session
+from ..store import Committer
+from ..tools.threads import shared_threads
+from ..wire.duologue import ServerDelivery, ServerProtocol, resume_refused
+from .options import ServeOptions
+
+logger = logging.getLogger("duologue.serve")
+
+
+class Call:
+    """A session that this server runs, and the client channel that can be resumed, if it has one."""
+
+    def __init__(self, session: Session, channel: WebSocketChannel | None = None) -> None:
+        self.session = session
+        self.channel = channel
+        self.turn = asyncio.Lock()
+        self.expiry: asyncio.TimerHandle | None = None
+
+
+class Sessions:
+    """All sessions of one server."""
+
+    def __init__(self, agent: Agent | AgentFactory, options: ServeOptions, committer: Committer | None) -> None:
+        self._agent = agent
+        self._options = options
+        self._committer = committer
+        self._calls: dict[str, Call] = {}
+        self._opening = 0
+        self.draining = False
+
+    @property
+    def count(self) -> int:
+        """Sessions that are open or being opened."""
+        return len(self._calls) + self._opening
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is open, an invocation is answered or a tool runs: what `/ping` calls HealthyBusy."""
+        return self._opening > 0 or any(
+            call.channel is not None or call.turn.locked() or call.session.busy for call in self._calls.values()
+        )
+
+    def find(self, id: str) -> Call | None:
+        """An open session."""
+        return self._calls.get(id)
+
+    async def resolve(self, info: CallInfo) -> Agent:
+        """The agent for a call. A factory is the user's code: it runs off the media loop."""
+        if isinstance(self._agent, Agent):
+            return self._agent
+        agent, call = self._agent, info
+        return await asyncio.wrap_future(shared_threads().loop.submit(lambda: resolve(agent, call)).future)
+
+    async def open(self, info: CallInfo, *channels: Channel, text_only: bool = False) -> Session:
+        """Start a session. Raises OverloadedError when there are too many, and what starting raises."""
+        if self.draining or self.count >= self._options.max_sessions:
+            what = "is shutting down" if self.draining else f"has {self.count} sessions already"
+            raise OverloadedError(f"This server {what}.", hint="Try again later, or elsewhere.")
+        self._opening += 1
+        try:
+            agent = await self.resolve(info)
+            session = agent.session(
+                *channels, id=info.session or None, call=info, committer=self._committer, text_only=text_only
+            )
+            await session.start()
+        finally:
+            self._opening -= 1
+        channel = next((entry for entry in channels if isinstance(entry, WebSocketChannel)), None)
+        call = Call(session, channel)
+        self._calls[session.id] = call
+        assert session._main is not None
+        session._main.add_done_callback(lambda _: self._forget(session.id, call))
+        return session
+
+    def _forget(self, id: str, call: Call) -> None:
+        if self._calls.get(id) is call:
+            del self._calls[id]
+        if call.expiry is not None:
+            call.expiry.cancel()
+
+    async def open_link(self, link: ServerProtocol, headers: Mapping[str, str], query: Mapping[str, str]) -> WebSocketChannel:
+        """The channel for a client that has said hello: of a new session, or of the one that it resumes."""
+        hello = link.hello
+        assert hello is not None
+        if hello.resume is not None:
+            call = self._calls.get(hello.resume.session)
+            if call is None or call.channel is None or call.channel.over:
+                raise resume_refused()
+            return call.channel
+        id = session_id(headers, query)
+        if id and id in self._calls:
+            raise ConfigurationError(f"Session {id} is open already.", hint="Resume it, or use another id.")
+        agent_rates = hello.input, hello.output
+        delivery = ServerDelivery(
+            session=id or f"s-{new_token()[:22]}",
+            token=new_token(),
+            input=agent_rates[0],
+            output=agent_rates[1],
+            capabilities=hello.capabilities,
+            options=self._options.wire,
+        )
+        channel = WebSocketChannel(delivery, name=hello.client.name or "client")
+        info = CallInfo(
+            session=delivery.session,
+            channel="websocket",
+            language=str(hello.metadata.get("language", "")),
+            headers=dict(headers),
+            query=dict(query),
+            metadata=hello.metadata,
+        )
+        await self.open(info, channel, text_only=hello.output is None)
+        return channel
+
+    async def turn(self, id: str, prompt: str, *, deliver: Any, headers: Mapping[str, str]) -> None:
+        """One text turn in the conversation `id` (made if need be); `deliver(event)` gets what happens until it is answered.
+
+        Raises a typed error for what cannot be answered.
+        """
+        call = self._calls.get(id)
+        if call is None:
+            info = CallInfo(session=id, channel="invocation", headers=dict(headers))
+            await self.open(info, text_only=True)
+            call = self._calls[id]
+        if call.expiry is not None:
+            call.expiry.cancel()
+            call.expiry = None
+        async with call.turn:
+            await _one_turn(call.session, prompt, deliver)
+        if call.channel is None:
+            loop = asyncio.get_running_loop()
+            call.expiry = loop.call_later(self._options.invocation_idle_s, call.session.end, "idle", "no invocation")
+
+    async def close(self, reason: str = "shutdown", notice_s: float = 0.0) -> None:
+        """End all sessions, giving their clients `notice_s` of notice."""
+        self.draining = True
+        calls = list(self._calls.values())
+        for call in calls:
+            if call.channel is not None and notice_s:
+                call.channel.going_away(notice_s, reason)
+        if notice_s and calls:
+            await asyncio.sleep(notice_s)
+        if calls:
+            await asyncio.wait({asyncio.ensure_future(call.session.stop("shutdown", reason)) for call in calls}, timeout=10)
+
+
+async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
+    """Send a typed turn and deliver events until it and the tools it started are answered."""
+    program = session._program
+    assert program is not None
+    events = program.subscribe()
+    try:
+        await session.send(TextInput(text=prompt))
+        turn = ""
+        tools: set[str] = set()
+        answered = False
+        async for event in events:
+            if isinstance(event, TurnCommitted) and not turn:
+                turn = event.turn
+            if not turn:
+                continue
+            await deliver(event)
+            if isinstance(event, ToolStarted):
+                tools.add(event.call)
+            elif isinstance(event, ToolFinished):
+                tools.discard(event.call)
+                answered = False
+            elif isinstance(event, ResponseFinished):
+                answered = bool(event.text) or event.status != "completed"
+            elif isinstance(event, ErrorEvent) and event.fatal:
+                return
+            if isinstance(event, SessionEnded) or (answered and not tools):
+                return
+    finally:
+        program.unsubscribe(events)
+
+
+class Answer(msgspec.Struct):
+    """What an invocation answers in JSON."""
+
+    response: str = ""
+    session: str = ""
+    tools: list[dict[str, Any]] = []
+
+    def take(self, event: Event) -> None:
+        """Gather the answer from events."""
+        if isinstance(event, ResponseText):
+            self.response += event.text
+        elif isinstance(event, ToolFinished):
+            self.tools.append({"name": event.name, "status": event.status, "output": event.output, "error": event.error})
+        elif isinstance(event, ResponseFinished) and self.response and not self.response.endswith(" "):
+            self.response += " "
+
+
+SESSION_HEADER = "x-amzn-bedrock-agentcore-runtime-session-id"
+
+
+def session_id(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """The session that a request names, in its header or query; "" if none. Raises ConfigurationError if they differ."""
+    header = headers.get(SESSION_HEADER, "")
+    wanted = next((value for name, value in query.items() if name.lower() == SESSION_HEADER), "")
+    if header and wanted and header != wanted:
+        raise ConfigurationError("Header and query name different sessions.", hint="Send one of them.")
+    id = header or wanted
+    if len(id) > 256 or not id.isascii() or not all(c.isalnum() or c in "-_" for c in id):
+        raise ConfigurationError("This is no session id.", hint="Use up to 256 letters, digits, - and _.")
+    return id

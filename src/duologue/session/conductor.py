@@ -1,0 +1,434 @@
+"""The conductor of one session: evidence in, the floor stepped, orders carried out.
+
+It is the only caller of the floor. Models and channels report what they perceive; the floor answers with actions; the
+conductor turns those into commands to the model, playout and history, and into events for whoever watches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from ..engine import actions as act
+from ..engine.conversation import Conversation, Item
+from ..engine.floor import Floor, FloorOptions, State
+from ..engine.limits import LimitOptions, Limits
+from ..engine.replay import Recorder
+from ..errors import DuologueError, OverloadedError
+from ..events import (
+    ConnectionLost,
+    EndReason,
+    ErrorEvent,
+    Event,
+    ResponseOrigin,
+    ResponseStatus,
+    SessionGoingAway,
+    TurnCommitted,
+    TurnDiscarded,
+    UsageReported,
+    UserSpeechStarted,
+    UserSpeechStopped,
+    UserTranscript,
+)
+from ..models import base as m
+from .journal import SessionJournal
+from .measure import Measures
+from .response import Response
+from .responses import Responses
+
+logger = logging.getLogger("duologue.session")
+
+
+class Owner(Protocol):
+    """What the conductor asks of the session around it."""
+
+    id: str
+
+    def now(self) -> float: ...
+
+    def end(self, reason: EndReason, detail: str = "") -> None: ...
+
+    def end_by(self, seconds: float, reason: EndReason, detail: str) -> None: ...
+
+    def tool_requested(self, response: str, call: Any) -> None: ...
+
+    def tools_withdrawn(self, calls: Sequence[str]) -> None: ...
+
+    def barged_in(self) -> None: ...
+
+    def connection_lost(self, error: DuologueError) -> None: ...
+
+    def schedule_wake(self) -> None: ...
+
+    def hook(self, name: str, *args: Any) -> None: ...
+
+
+class Conductor:
+    """See the module. `base` is the session's zero on the monotonic clock; `at` in events counts from it."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        journal: SessionJournal,
+        *,
+        floor: FloorOptions,
+        limits: LimitOptions,
+        capabilities: m.Capabilities,
+        base: float,
+        speaks: bool,
+        idle_prompt: str,
+    ) -> None:
+        self.owner = owner
+        self.journal = journal
+        self.capabilities = capabilities
+        self.base = base
+        self.speaks = speaks
+        self.idle_prompt = idle_prompt
+        self.floor = Floor(floor)
+        self.facts = Recorder(self.floor, journal.record, base)
+        self.limits = Limits(limits, base)
+        self.conversation = Conversation()
+        self.boundary_s = floor.interruption.boundary_ms / 1000
+        self.responses = Responses(
+            self, max_queued=limits.queued_responses, max_response_s=limits.max_response_s, queued_s=limits.queued_s
+        )
+        self.measures = Measures(self.emit)
+        self.connection: m.Connection | None = None
+        self.farewell = False
+        self._output_rate = capabilities.output_rate
+        self._transcript = ""
+        self._owed_respond: list[tuple[str, ResponseOrigin]] = []
+        self._interruption = floor.interruption
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            m.SpeechWindow: self._speech_window,
+            m.Recognised: self._recognised,
+            m.TurnProbability: self._turn_probability,
+            m.ProviderSpeech: self._provider_speech,
+            m.ProviderCommitted: self._provider_committed,
+            m.Began: self._began,
+            m.Said: self._said,
+            m.Spoke: self._spoke,
+            m.Ended: self._ended,
+            m.ToolRequested: self._tool_requested,
+            m.ToolWithdrawn: lambda e: owner.tools_withdrawn(e.calls),
+            m.UsageEvidence: self._usage,
+            m.Measured: lambda e: self.measures.point(e.turn or self.floor.turn, e.point, e.now),
+            m.Ending: lambda e: self.emit(SessionGoingAway(in_s=e.in_s, reason=e.reason)),
+            m.Lost: lambda e: owner.connection_lost(e.error),
+        }
+        self._actions: dict[type, Callable[[Any], None]] = {
+            act.UserStarted: self._user_started,
+            act.UserStopped: self._user_stopped,
+            act.Prepare: lambda a: self.connection and self.connection.prepare(a.turn, reply=a.reply),
+            act.Commit: self._commit,
+            act.Reopen: self._reopen,
+            act.Discard: self._discard,
+            act.Duck: self._duck,
+            act.Pause: lambda a: self.responses.pause(a.reason),
+            act.Resume: lambda a: self.responses.resume(a.reason),
+            act.Yield: self._yield,
+            act.SpeakFreely: lambda a: self.responses.kick(),
+        }
+
+    # ------------------------------------------------------------------ plumbing
+
+    def now(self) -> float:
+        """The monotonic clock."""
+        return self.owner.now()
+
+    def emit(self, event: Event) -> None:
+        """Journal an event and tell it to everybody once it is durable."""
+        at = round(self.owner.now() - self.base, 4)
+        self.journal.emit(msgspec.structs.replace(event, at=at))
+
+    def report(self, evidence: m.Evidence) -> None:
+        """Take evidence from the model's connection."""
+        if self.floor.state is not State.CLOSED:
+            self._handlers[type(evidence)](evidence)
+
+    def fact(self, name: str, *args: Any) -> None:
+        """Step the floor with a fact, and carry out what it orders."""
+        self._do(self.facts.fact(name, *args, now=self.owner.now()))
+
+    def _do(self, actions: list[act.Action]) -> None:
+        for action in actions:
+            self._actions[type(action)](action)
+        if actions:
+            self._settle_idleness()
+            self.owner.schedule_wake()
+
+    def wake(self) -> None:
+        """A deadline of floor or limits has come."""
+        now = self.owner.now()
+        due = self.floor.next_deadline()
+        if due is not None and now - self.base >= due:
+            self.fact("wake")
+        for fired in self.limits.wake(now):
+            if fired == "going_away":
+                self.emit(SessionGoingAway(in_s=self.limits.options.notice_s, reason="limit"))
+            elif fired == "length":
+                self.owner.end("limit", "maximum call length")
+            elif fired == "idle_end":
+                self.owner.end("idle", "nobody said anything")
+            elif self.idle_prompt:
+                self.say(self.idle_prompt, "idle")
+
+    def next_deadline(self) -> float:
+        """When :meth:`wake` is due, on the monotonic clock."""
+        due = self.limits.next_deadline()
+        floor = self.floor.next_deadline()
+        return due if floor is None else min(due, floor + self.base)
+
+    def _settle_idleness(self) -> None:
+        if self.floor.state is State.IDLE and not self.responses.owed:
+            self.limits.idle(self.owner.now())
+        else:
+            self.limits.busy()
+
+    # ------------------------------------------------------------------ evidence
+
+    def _speech_window(self, e: m.SpeechWindow) -> None:
+        scale = 1000 / self.capabilities.input_rate
+        actions = self.facts.window(e.start * scale, e.end * scale, e.probability, self.owner.now())
+        if actions:
+            self._do(actions)
+
+    def _recognised(self, e: m.Recognised) -> None:
+        turn = e.turn or self.floor.turn
+        if turn != self.floor.turn:
+            return
+        if (e.text, e.final) != (self._transcript, False) and (e.text or self._transcript):
+            self._transcript = "" if e.final else e.text
+            self.emit(UserTranscript(turn=turn, text=e.text, final=e.final))
+        if e.final and self.floor.state is State.THINKING:
+            # Recognition settled only after the turn was over (hard maximum): history gets what was really said.
+            self.conversation.user(turn, e.text)
+        self.fact("recognised", e.text, e.final)
+
+    def _turn_probability(self, e: m.TurnProbability) -> None:
+        self.measures.probability(self.floor.turn, e.probability)
+        self.fact("turn_probability", round(e.probability, 4))
+
+    def _provider_speech(self, e: m.ProviderSpeech) -> None:
+        self.fact("provider", e.fact, e.position * 1000 / self.capabilities.input_rate)
+
+    def _provider_committed(self, e: m.ProviderCommitted) -> None:
+        if self.floor.state in (State.USER, State.PAUSE):
+            self.fact("commit", e.reason)
+
+    def _began(self, e: m.Began) -> None:
+        gated = bool(e.turn) and e.turn == self.floor.turn and self.floor.state in (State.USER, State.PAUSE)
+        if self.capabilities.authority == "provider" and gated:
+            # The provider has decided that the turn is over by answering it.
+            self.fact("commit", "provider: it answers")
+            gated = False
+        try:
+            self.responses.begin(e.response, e.origin, e.turn, self._output_rate, gated=gated)
+        except OverloadedError as error:
+            self.emit(ErrorEvent(code=error.code, message=str(error)))
+            if self.connection is not None:
+                self.connection.cancel(e.response)
+        self._settle_idleness()
+
+    def _said(self, e: m.Said) -> None:
+        response = self.responses.get(e.response)
+        if response is not None:
+            self.responses.said(response, e.text)
+
+    def _spoke(self, e: m.Spoke) -> None:
+        response = self.responses.get(e.response)
+        if response is None:
+            self.measures.dropped("stale_audio_samples", len(e.pcm) // 2)
+            return
+        first = not response.samples
+        response.add(e.pcm, e.words, self.owner.now())
+        if first and response.turn:
+            self.measures.point(response.turn, "tts_first_audio", self.owner.now())
+        if not self.responses.spoke(response):
+            limit = self.limits.options.max_response_s
+            self.emit(ErrorEvent(code="limit_exceeded", message=f"A response exceeded {limit:g} s of audio and was ended."))
+            if self.connection is not None:
+                self.connection.cancel(response.id)
+            self.responses.ended(response)
+
+    def _ended(self, e: m.Ended) -> None:
+        response = self.responses.get(e.response)
+        if response is None:
+            return
+        if e.error is not None:
+            self.emit(ErrorEvent(code=e.error.code, message=str(e.error), ref=e.response))
+        if e.status == "completed" or response.samples:
+            self.responses.ended(response)
+        elif response.status is None:
+            self.responses.cancel(response, e.status, str(e.error) if e.error else "cancelled")
+
+    def _tool_requested(self, e: m.ToolRequested) -> None:
+        response = self.responses.get(e.response)
+        if response is None:
+            return
+        response.calls.append(e.call)
+        if response.gated:
+            response.held_calls.append(e.call)
+        else:
+            self.owner.tool_requested(e.response, e.call)
+
+    def _usage(self, e: m.UsageEvidence) -> None:
+        self.measures.usage(self.floor.turn, e.input_tokens, e.output_tokens)
+        self.emit(UsageReported(input_tokens=e.input_tokens, output_tokens=e.output_tokens, details=e.details))
+
+    def connection_gone(self, error: DuologueError, generation: int, model: str) -> None:
+        """The model's link is lost for good."""
+        self.emit(ConnectionLost(generation=generation, model=model, reason=str(error), retry_in_s=-1.0))
+
+    # ------------------------------------------------------------------ actions
+
+    def _user_started(self, a: act.UserStarted) -> None:
+        self.limits.active()
+        self._transcript = ""
+        self.measures.speech_started(a.turn, a.at_ms, self.owner.now())
+        self.emit(UserSpeechStarted(position=self._sample(a.at_ms)))
+
+    def _user_stopped(self, a: act.UserStopped) -> None:
+        self.measures.speech_stopped(a.turn, a.at_ms, self.owner.now())
+        self.emit(UserSpeechStopped(position=self._sample(a.at_ms)))
+
+    def _sample(self, ms: float) -> int:
+        return round(ms * self.capabilities.input_rate / 1000)
+
+    def _commit(self, a: act.Commit) -> None:
+        text = self.floor.text
+        self.measures.committed(a.turn, a.speech_end_ms, self.owner.now(), a.reason, text)
+        self.conversation.user(a.turn, text)
+        self.emit(TurnCommitted(turn=a.turn, text=text, reason=a.reason))
+        if self.connection is not None:
+            self.connection.commit(a.turn)
+        for response in self.responses.of_turn(a.turn):
+            # Before the gate opens: an answer that is only a tool call is over as soon as it may go.
+            held, response.held_calls = response.held_calls, []
+            for call in held:
+                self.owner.tool_requested(response.id, call)
+        self.responses.gate_opened(a.turn)
+        self.owner.hook("on_turn", a.turn, text)
+
+    def _reopen(self, a: act.Reopen) -> None:
+        for response in self.responses.of_turn(a.turn):
+            self.responses.cancel(response, "cancelled", a.reason)
+        if self.connection is not None:
+            self.connection.reopen(a.turn)
+        self.measures.reopened(a.turn)
+
+    def _discard(self, a: act.Discard) -> None:
+        if self.connection is not None:
+            self.connection.discard(a.turn)
+        for response in self.responses.of_turn(a.turn):
+            self.responses.cancel(response, "cancelled", a.reason)
+        self.emit(TurnDiscarded(turn=a.turn, reason=a.reason, text=self.floor.text))
+        self.measures.discarded(a.turn, a.reason)
+
+    def _duck(self, a: act.Duck) -> None:
+        gain = self._interruption.duck_db if a.on else 0.0
+        for listener in self.responses.listeners:
+            listener.duck(gain)
+
+    def _yield(self, a: act.Yield) -> None:
+        decided = self.owner.now()
+        self.owner.barged_in()
+
+        def cut(response: Response, heard: int) -> None:
+            self.measures.interrupted(self.floor.turn, decided, self.owner.now())
+            if self.connection is not None:
+                if not response.generated:
+                    self.connection.cancel(response.id)
+                self.connection.truncate(response.id, heard)
+            self.owner.hook("on_interruption", response.id, a.reason)
+
+        self._owed_respond.clear()
+        self.responses.yield_floor(a.reason, cut)
+
+    # ------------------------------------------------------------------ speaking
+
+    def say(self, text: str, origin: ResponseOrigin = "say") -> str:
+        """Have `text` spoken verbatim as soon as the floor allows. Returns the response's id."""
+        id = self.responses.next_id()
+        if self.connection is not None:
+            self.connection.say(id, text, origin)
+        return id
+
+    def respond(self, instructions: str, origin: ResponseOrigin = "respond") -> None:
+        """Have the model answer; deferred while the user has the floor or an answer is being made."""
+        if self.may_respond():
+            self._respond(instructions, origin)
+        elif (instructions, origin) not in self._owed_respond:
+            self._owed_respond.append((instructions, origin))
+
+    def _respond(self, instructions: str, origin: ResponseOrigin) -> None:
+        if self.connection is not None:
+            self.connection.respond(self.responses.next_id(), instructions, origin)
+
+    def may_respond(self) -> bool:
+        """Whether an answer that is no answer to a turn may be begun: nobody speaks and nothing is being made."""
+        busy = any(not response.generated for response in self.responses.all)
+        return not busy and self.floor.state in (State.IDLE, State.AGENT, State.THINKING)
+
+    def pay_owed(self) -> None:
+        """Begin what was deferred, if it may be begun now."""
+        if self._owed_respond and self.may_respond():
+            self._respond(*self._owed_respond.pop(0))
+
+    def say_goodbye(self) -> None:
+        """The call ends once the next answer has been heard, or has taken too long."""
+        if not self.farewell:
+            self.farewell = True
+            self.owner.end_by(self.limits.options.goodbye_s, "completed", "the agent ended the call")
+
+    # ------------------------------------------------------------------ director (what responses ask)
+
+    def may_speak(self) -> bool:
+        """Whether queued responses may be played."""
+        return self.floor.may_speak
+
+    def audible(self, response: Response, now: float) -> None:
+        """The first sample of a response was handed over."""
+        if response.turn:
+            self.measures.first_sample(response.turn, now)
+        self.fact("audible")
+
+    def ending(self, now: float) -> None:
+        """Little is left to play."""
+        self.fact("ending")
+
+    def fell_silent(self, now: float) -> None:
+        """Everything was played."""
+        self.fact("silent")
+        self._settle_idleness()
+        self.owner.schedule_wake()
+        self.pay_owed()
+        if self.farewell and not self.responses.owed:
+            self.owner.end("completed", "the agent ended the call")
+
+    def settled(self, response: Response, status: ResponseStatus, heard_samples: int, now: float) -> None:
+        """A response is over."""
+        if response.turn:
+            self.measures.answered(response.turn, status, heard_samples * 1000 // response.rate)
+        self.owner.hook("on_response", response.id, status)
+        if self.floor.state is State.THINKING and not self.responses.owed and not self._tools_pending():
+            self.fact("no_answer", "the answer has no audio")
+            if self.farewell:
+                self.owner.end("completed", "the agent ended the call")
+        if self.floor.state is State.IDLE:
+            self.pay_owed()
+
+    def _tools_pending(self) -> bool:
+        return bool(self.conversation.open_calls())
+
+    def history(self) -> list[Item]:
+        """The conversation for a model: finished answers as heard, unfinished ones as planned."""
+        return self.conversation.compacted(
+            max_bytes=self.capabilities.history_bytes,
+            max_items=self.capabilities.history_items,
+            max_text=self.capabilities.history_text,
+            planned={response.id: response.script.text for response in self.responses.all if not response.gated},
+        )

@@ -1,0 +1,118 @@
+"""The journal of one session: what it decided and why, in order, committed before it leaves.
+
+Records are JSON objects with a ``kind``: ``windows`` and ``fact`` (what the floor was given, see :mod:`duologue.engine.replay`),
+``event`` (what listeners are told), ``options`` (once, first) and ``history`` (snapshots). A journal is enough to replay every
+decision, and to rebuild the conversation.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from ..engine.floor import FloorOptions
+from ..engine.replay import Fact, FloorRecord, Windows
+from ..errors import StoreError
+from ..events import AnyEvent, Event
+from ..store.committer import Writer
+
+
+class Options(msgspec.Struct, frozen=True, tag_field="kind", tag="options"):
+    """First record: what the floor was made of."""
+
+    session: str
+    floor: FloorOptions
+
+
+class Emitted(msgspec.Struct, frozen=True, tag_field="kind", tag="event"):
+    """An event that listeners are told."""
+
+    event: AnyEvent
+
+
+class History(msgspec.Struct, frozen=True, tag_field="kind", tag="history"):
+    """A snapshot of the conversation."""
+
+    state: msgspec.Raw
+
+
+JournalRecord = Windows | Fact | Options | Emitted | History
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(JournalRecord)
+_EVENT = b'{"kind":"event","event":'
+
+
+def decode_record(line: bytes) -> JournalRecord:
+    """A journal record from its JSON. Raises `msgspec.ValidationError` or `msgspec.DecodeError`."""
+    return _decoder.decode(line)
+
+
+class SessionJournal:
+    """Writes records and releases events once they are durable, in order.
+
+    Without a writer (no store) events are released at once.
+    """
+
+    def __init__(self, writer: Writer | None, release: Callable[[Event, bytes], None], failed: Callable[[StoreError], None]) -> None:
+        self._writer = writer
+        self._release = release
+        self._failed = failed
+        self._waiting: deque[tuple[Event, bytes]] = deque()
+        self._broken = False
+
+    def record(self, record: FloorRecord | Options | History) -> None:
+        """Write a record that nobody waits for."""
+        if self._writer is not None and not self._broken:
+            self._submit(_encoder.encode(record))
+
+    def emit(self, event: Event) -> None:
+        """Journal an event; it is released when its record is durable."""
+        encoded = _encoder.encode(event)
+        if self._writer is None:
+            self._release(event, encoded)
+            return
+        if self._broken:
+            return
+        ticket = self._submit(_EVENT + encoded + b"}")
+        if ticket is not None:
+            self._waiting.append((event, encoded))
+            self._writer.on_durable(ticket, self._durable)
+
+    def when_durable(self, then: Callable[[], None]) -> None:
+        """Call `then` once everything written so far is durable (at once if it is)."""
+        writer = self._writer
+        if writer is None:
+            then()
+        elif not self._broken:
+            writer.on_durable(writer.next_seq - 1, lambda error: then() if error is None else self._fail(error))
+
+    def _submit(self, data: bytes) -> int | None:
+        assert self._writer is not None
+        try:
+            return self._writer.submit(data)
+        except StoreError as error:
+            self._fail(error)
+            return None
+
+    def _durable(self, error: StoreError | None) -> None:
+        if error is not None:
+            self._fail(error)
+            return
+        event, encoded = self._waiting.popleft()
+        self._release(event, encoded)
+
+    def _fail(self, error: StoreError) -> None:
+        if not self._broken:
+            self._broken = True
+            self._waiting.clear()
+            self._failed(error)
+
+
+def floor_records(records: Sequence[Any]) -> tuple[FloorOptions, list[FloorRecord]]:
+    """The floor's options and facts out of a whole journal, for :func:`duologue.engine.replay.replay`."""
+    options = next(record.floor for record in records if isinstance(record, Options))
+    return options, [record for record in records if isinstance(record, Windows | Fact)]

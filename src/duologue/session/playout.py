@@ -1,0 +1,309 @@
+"""Playout to one listener: paced by the ledger, one frame at a time, stopped at once.
+
+A :class:`Listener` walks through the session's responses, hands frames to its channel as the ledger's lead allows, and knows
+from acknowledgements (or, failing those, by estimate) what has been heard. It runs on timers of the event loop, not in a task:
+a frame costs a callback, and a clear takes effect between two of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from ..audio import Resampler, apply_gain, gain_from_db
+from ..channels.base import Channel, Traits
+from ..engine.ledger import Heard, Ledger, LedgerOptions
+from .response import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: length of a frame in seconds
+FRAME_S = 0.02
+#: longest wait for the listener's answer to a clear before the estimate is taken
+CLEAR_BOUND_S = 0.5
+#: how long acknowledgements may trail behind the estimated end before a response is settled without them
+_SETTLE_S = 0.8
+#: time in which ducking takes effect in the samples themselves
+_NEVER_LEAD = 1e9
+
+
+class Stage(Protocol):
+    """What a listener needs of its session."""
+
+    def playable(self, after: Response | None) -> Response | None:
+        """The next response to be played, after `after`; None while there is none or the floor forbids it."""
+
+    def sent(self, listener: Listener, response: Response, now: float) -> None:
+        """The first sample of `response` was handed over."""
+
+    def progressed(self, listener: Listener, now: float) -> None:
+        """More has been heard."""
+
+    def after_frame(self, now: float) -> None:
+        """Frames were handed over."""
+
+    def drained(self, listener: Listener, response: Response, heard: Heard, now: float) -> None:
+        """All of a response has been heard (or should have been)."""
+
+    def fell_silent(self, listener: Listener, now: float) -> None:
+        """Nothing is left to play."""
+
+
+class Listener:
+    """Somebody who hears the session, over one channel."""
+
+    def __init__(self, channel: Channel, stage: Stage, loop: asyncio.AbstractEventLoop, *, rate: int, lag_s: float) -> None:
+        self.channel = channel
+        self.traits: Traits = channel.traits
+        self.rate = rate
+        self.loop = loop
+        self.stage = stage
+        self.away = False
+        self.held = False
+        self.frames = 0
+        burst = self.traits.pacing == "burst"
+        self.ledger = Ledger(
+            rate,
+            LedgerOptions(
+                lead_s=_NEVER_LEAD if burst else LedgerOptions().lead_s,
+                lead_max_s=_NEVER_LEAD if burst else LedgerOptions().lead_max_s,
+                unacknowledged_max_s=LedgerOptions().unacknowledged_max_s if self.traits.acknowledges and not burst else 0.0,
+                lag_s=lag_s,
+            ),
+        )
+        self.current: Response | None = None
+        self.offset = 0  # next sample of `current`, at its own rate
+        self._sent_of: dict[str, int] = {}  # samples handed over of each unsettled response, at the listener's rate
+        self._resampler: Resampler | None = None
+        self._unsettled: list[tuple[Response, int]] = []  # fully handed over, with the track position of their end
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._gain = 1.0
+        self._gain_now = 1.0
+        self._ducked = False
+        self._after_clear: list[Callable[[], None]] = []
+        self._clear_timer: asyncio.TimerHandle | None = None
+        self._sounding = False
+        self._closed = False
+
+    # ------------------------------------------------------------------ driving
+
+    def kick(self) -> None:
+        """Something changed: look whether there is something to hand over."""
+        if self._timer is None or self._timer_at > self.loop.time():
+            self._schedule(self.loop.time())
+
+    def close(self) -> None:
+        """No more frames."""
+        self._closed = True
+        for timer in (self._timer, self._clear_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._clear_timer = None
+
+    def _schedule(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = None if self._closed else self.loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        loop_now = self.loop.time()
+        # A timer may come a hair early by the clock's resolution; its due time is the truth for pacing.
+        now = max(loop_now, self._timer_at)
+        if self.away or self._closed:
+            return
+        self._settle(now)
+        if not (self.held or self.ledger.clearing):
+            while True:
+                if self.current is None and not self._next():
+                    break
+                assert self.current is not None
+                room = self.ledger.room_s(now)
+                if room < FRAME_S:
+                    self._schedule(now + max(FRAME_S - room, 0.002))
+                    return
+                if not self._hand_over(self.current, now):
+                    break
+                self.stage.after_frame(now)
+        due = self._next_settlement(now)
+        if due is not None:
+            self._schedule(due)
+
+    def _next(self) -> bool:
+        response = self.stage.playable(None)
+        if response is None:
+            return False
+        self.current = response
+        self.offset = 0
+        self._sent_of[response.id] = 0
+        self._resampler = Resampler(response.rate, self.rate) if response.rate != self.rate else None
+        return True
+
+    def _hand_over(self, response: Response, now: float) -> bool:
+        """Hand over a frame. False if there is nothing to hand over now."""
+        frame = int(response.rate * FRAME_S)
+        pcm = response.read(self.offset, frame)
+        if len(pcm) < frame * 2 and not response.generated:
+            return False
+        if not pcm:
+            self._all_sent(response)
+            return True
+        self.offset += len(pcm) // 2
+        if self._resampler is not None:
+            pcm = self._resampler.feed(pcm)
+            if self.offset >= response.samples and response.generated:
+                pcm += self._resampler.flush()
+        if pcm:
+            self._transmit(response, pcm, now)
+        if response.generated and self.offset >= response.samples:
+            self._all_sent(response)
+        return True
+
+    def _transmit(self, response: Response, pcm: bytes, now: float) -> None:
+        if self._gain_now != 1.0 or self._gain != 1.0:
+            pcm = apply_gain(pcm, self._gain_now, self._gain)
+            self._gain_now = self._gain
+        sent = self._sent_of[response.id]
+        samples = len(pcm) // 2
+        position = self.ledger.transmit(response.id, sent, samples, now)
+        self._sent_of[response.id] = sent + samples
+        self.frames += 1
+        self.channel.audio(response.id, sent, position, pcm)
+        if not self._sounding or sent == 0:
+            self._sounding = True
+            self.stage.sent(self, response, now)
+
+    def _all_sent(self, response: Response) -> None:
+        self._unsettled.append((response, self.ledger.sent))
+        self.current = None
+
+    # ------------------------------------------------------------------ what was heard
+
+    def heard(self, response: Response, now: float) -> Heard:
+        """How much of `response` was heard, in samples at the response's rate."""
+        heard = self.ledger.heard(response.id, now)
+        if self.rate == response.rate:
+            return heard
+        return Heard(min(response.samples, heard.samples * response.rate // self.rate), heard.estimated)
+
+    def played(self, position: int, now: float) -> None:
+        """An acknowledgement of playout."""
+        self.ledger.acknowledge(position, now)
+        self.stage.progressed(self, now)
+        if self._unsettled and position >= self._unsettled[0][1]:
+            self._settle(now)
+        self.kick()
+
+    def _settle(self, now: float) -> None:
+        """Let go of responses whose end has been heard, or must have been."""
+        while self._unsettled:
+            response, end = self._unsettled[0]
+            acknowledged = self.ledger.acknowledged >= end
+            if not acknowledged and not (
+                self.ledger.played(now) >= end and (not self.traits.acknowledges or now >= self._patience(now))
+            ):
+                break
+            del self._unsettled[0]
+            heard = self.heard(response, now)
+            self.ledger.forget(response.id)
+            self._sent_of.pop(response.id, None)
+            self.stage.drained(self, response, Heard(max(heard.samples, response.samples), not acknowledged), now)
+        if self._sounding and self.current is None and not self.ledger.clearing and self.ledger.played(now) >= self.ledger.sent:
+            if self.stage.playable(None) is None or self.held:
+                self._sounding = False
+                self.stage.fell_silent(self, now)
+
+    def _patience(self, now: float) -> float:
+        return self.ledger.drained_at() + _SETTLE_S
+
+    def _next_settlement(self, now: float) -> float | None:
+        if not self._sounding and not self._unsettled:
+            return None
+        due = self.ledger.drained_at()
+        if due <= now:
+            if not self._unsettled:
+                return None
+            due = self._patience(now)
+        return max(due + 0.001, now + 0.001)
+
+    # ------------------------------------------------------------------ interruption
+
+    def duck(self, gain_db: float) -> None:
+        """Attenuate (or, at 0, restore) what is heard from now on."""
+        if self.traits.ducks:
+            self._ducked = gain_db != 0.0
+            self.channel.duck(gain_db)
+        else:
+            self._gain = gain_from_db(gain_db)
+
+    def silence(self, then: Callable[[], None]) -> None:
+        """Silence the listener now; `then` is called once it is known where playout stopped."""
+        self.held = True
+        if self.ledger.clearing:
+            self._after_clear.append(then)
+            return
+        now = self.loop.time()
+        if self.ledger.played(now) >= self.ledger.sent and not self._sounding:
+            then()
+            return
+        self.ledger.clear(now)
+        self._after_clear.append(then)
+        self.channel.clear(self.current.id if self.current else (self._unsettled[0][0].id if self._unsettled else ""))
+        if self.away or not self.traits.clears:
+            self._cleared(None)
+        else:
+            self._clear_timer = self.loop.call_later(CLEAR_BOUND_S, self._cleared, None)
+
+    def cleared(self, position: int) -> None:
+        """The listener's answer to a clear. One that comes too late still corrects nothing, and is ignored."""
+        if self.ledger.clearing:
+            self._cleared(position)
+
+    def _cleared(self, position: int | None) -> None:
+        if self._clear_timer is not None:
+            self._clear_timer.cancel()
+            self._clear_timer = None
+        self.ledger.cleared(position, self.loop.time())
+        self._sounding = False
+        waiting, self._after_clear = self._after_clear, []
+        for then in waiting:
+            then()
+
+    def rewind(self, response: Response, sample: int) -> None:
+        """Go on with `response` from its `sample` (its own rate): a false barge-in is over."""
+        self._unsettled = [entry for entry in self._unsettled if entry[0] is not response]
+        self.current = response
+        self.offset = max(sample, response.base)
+        self._sent_of[response.id] = self.offset * self.rate // response.rate
+        self._resampler = Resampler(response.rate, self.rate) if response.rate != self.rate else None
+        self.release()
+
+    def release(self) -> None:
+        """Hand over again."""
+        self.held = False
+        self._gain = self._gain_now = 1.0
+        if self._ducked:
+            self.duck(0.0)
+        self.kick()
+
+    def drop(self, response: Response) -> None:
+        """Nothing more of `response` is to be handed over."""
+        if self.current is response:
+            self.current = None
+        self._unsettled = [entry for entry in self._unsettled if entry[0] is not response]
+        self._sent_of.pop(response.id, None)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being played or about to be settled."""
+        return self.current is None and not self._unsettled and not self._sounding
+
+    def unsettled(self) -> list[Response]:
+        """Responses that the listener has (partly) been handed and not finished hearing, in order."""
+        out = [response for response, _ in self._unsettled]
+        if self.current is not None and self.current not in out:
+            out.append(self.current)
+        return out

@@ -1,0 +1,383 @@
+"""The responses of a session: queued, gated, played, interrupted, and what of each was heard.
+
+This is where playout meets history: a response enters the conversation as what its addressee heard of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from ..engine.conversation import Conversation
+from ..engine.ledger import Heard
+from ..errors import OverloadedError
+from ..events import (
+    Event,
+    Interruption,
+    ResponseFinished,
+    ResponseHeard,
+    ResponseOrigin,
+    ResponseStarted,
+    ResponseStatus,
+    ResponseText,
+)
+from .playout import Listener
+from .response import Response
+
+#: least time between two events about progress of playout, seconds
+_HEARD_EVERY_S = 0.25
+
+
+class Director(Protocol):
+    """What the responses need of the session."""
+
+    conversation: Conversation
+    boundary_s: float
+    speaks: bool
+
+    def emit(self, event: Event) -> None: ...
+
+    def may_speak(self) -> bool: ...
+
+    def audible(self, response: Response, now: float) -> None: ...
+
+    def ending(self, now: float) -> None: ...
+
+    def fell_silent(self, now: float) -> None: ...
+
+    def settled(self, response: Response, status: ResponseStatus, heard_samples: int, now: float) -> None: ...
+
+    def now(self) -> float: ...
+
+
+class Responses:
+    """All unfinished responses of a session, in the order in which they will be played."""
+
+    def __init__(self, director: Director, *, max_queued: int, max_response_s: float, queued_s: float) -> None:
+        self._director = director
+        self._open: dict[str, Response] = {}
+        self._max_queued = max_queued
+        self._max_response_s = max_response_s
+        self._queued_s = queued_s
+        self._count = 0
+        self._room: dict[str, asyncio.Event] = {}
+        self._heard_at = 0.0
+        self._ending_said = False
+        self.addressee: Listener | None = None
+        self.listeners: list[Listener] = []
+        self.interrupting = False
+
+    # ------------------------------------------------------------------ making
+
+    def next_id(self) -> str:
+        """A fresh response id."""
+        self._count += 1
+        return f"r{self._count}"
+
+    def begin(self, id: str, origin: ResponseOrigin, turn: str, rate: int, *, gated: bool) -> Response:
+        """A response begins. Raises OverloadedError when too many wait to be spoken."""
+        if len(self._open) >= self._max_queued:
+            raise OverloadedError(
+                f"{len(self._open)} responses wait to be spoken.", hint="Wait for them, or raise limits.queued_responses."
+            )
+        response = Response(id, origin, turn, rate, gated=gated)
+        self._open[id] = response
+        if not gated:
+            self.start(response)
+        return response
+
+    def get(self, id: str) -> Response | None:
+        """An unfinished response."""
+        return self._open.get(id)
+
+    def of_turn(self, turn: str) -> list[Response]:
+        """The unfinished responses that answer a turn."""
+        return [response for response in self._open.values() if response.turn == turn]
+
+    @property
+    def all(self) -> list[Response]:
+        """All unfinished responses, in order of playing."""
+        return list(self._open.values())
+
+    @property
+    def owed(self) -> bool:
+        """Whether something is being made, waits to be played, or is being played (what is behind the gate does not count)."""
+        return any(not response.gated for response in self._open.values())
+
+    def start(self, response: Response) -> None:
+        """Open the gate: what was made so far is told, and may be played."""
+        response.gated = False
+        if response.started:
+            return
+        response.started = True
+        self._director.conversation.reserve(response.id)
+        self._director.emit(ResponseStarted(response=response.id, origin=response.origin, turn=response.turn))
+        for text, offset in response.text_events:
+            self._director.emit(ResponseText(response=response.id, text=text, offset=offset))
+        response.text_events.clear()
+        self._ending_said = False
+        self.kick()
+
+    def said(self, response: Response, text: str) -> None:
+        """The audio that follows speaks `text`."""
+        response.script.say(text)
+        if response.started:
+            self._director.emit(ResponseText(response=response.id, text=text, offset=response.samples))
+        else:
+            response.text_events.append((text, response.samples))
+
+    def spoke(self, response: Response) -> bool:
+        """Audio was added. False when the response has become too long and must be ended."""
+        if not response.gated:
+            self.kick()
+        return response.seconds <= self._max_response_s
+
+    def ended(self, response: Response) -> None:
+        """No more will be made of it."""
+        response.generated = True
+        response.script.finish()
+        self._room.pop(response.id, None)
+        if not response.gated:
+            self._finish_if_silent(response)
+            self.kick()
+
+    def _finish_if_silent(self, response: Response) -> None:
+        """A response without audio is over as soon as it is made, and heard if it was meant to be read."""
+        if response.generated and not response.samples and response.status is None and response.id in self._open:
+            read = bool(response.script.pieces) and not self._director.speaks
+            self._settle(response, "completed", heard=response.script.text if read else "", heard_samples=0, estimated=False)
+
+    def gate_opened(self, turn: str) -> None:
+        """The turn is committed: its responses may go."""
+        for response in self.of_turn(turn):
+            if response.gated:
+                self.start(response)
+                if response.generated:
+                    self._finish_if_silent(response)
+
+    async def room(self, id: str) -> None:
+        """Wait until this response has less than the bound of audio that was not yet handed over."""
+        while (response := self._open.get(id)) is not None and self._ahead_s(response) > self._queued_s:
+            event = self._room.setdefault(id, asyncio.Event())
+            event.clear()
+            await event.wait()
+
+    def _ahead_s(self, response: Response) -> float:
+        listener = self.addressee
+        if listener is None or response.generated:
+            return 0.0
+        at = listener.offset if listener.current is response else 0
+        return (response.samples - at) / response.rate
+
+    # ------------------------------------------------------------------ stage (what listeners ask)
+
+    def kick(self) -> None:
+        """Let every listener look for something to play."""
+        for listener in self.listeners:
+            listener.kick()
+
+    def playable(self, after: Response | None) -> Response | None:
+        """See :class:`duologue.session.playout.Stage`."""
+        if not self._director.may_speak() or self.interrupting:
+            return None
+        for response in self._open.values():
+            if response.gated or response.status is not None:
+                continue
+            if response.samples:
+                return response if not self._handed_over(response) else None
+            if not response.generated:
+                return None  # what comes first is played first, even if it is slower to make
+        return None
+
+    def _handed_over(self, response: Response) -> bool:
+        return any(response in listener.unsettled() for listener in self.listeners)
+
+    def sent(self, listener: Listener, response: Response, now: float) -> None:
+        """See Stage."""
+        if listener is self.addressee:
+            if response.first_sent_at is None:
+                response.first_sent_at = now
+            self._director.audible(response, now)
+
+    def progressed(self, listener: Listener, now: float) -> None:
+        """See Stage."""
+        if listener is not self.addressee:
+            return
+        current = listener.current or next(iter(listener.unsettled()), None)
+        for event in self._room.values():
+            event.set()
+        if current is None:
+            return
+        heard = listener.heard(current, now)
+        current.release(heard.samples)
+        if now - self._heard_at >= _HEARD_EVERY_S:
+            text = current.script.heard(heard.samples)
+            if text != current.shown:
+                self._heard_at = now
+                current.shown = text
+                self._director.emit(
+                    ResponseHeard(response=current.id, text=text, ms=heard.samples * 1000 // current.rate)
+                )
+
+    def after_frame(self, now: float) -> None:
+        """Called now and then while playing: notices that the end is near, and that there is room to make more."""
+        for event in self._room.values():
+            event.set()
+        listener = self.addressee
+        if listener is None or self._ending_said:
+            return
+        left = listener.ledger.unplayed_s(now)
+        for response in self._open.values():
+            if response.gated or response.status is not None:
+                continue
+            if not response.generated:
+                return
+            if response in (entry for entry in listener.unsettled() if entry is not listener.current):
+                continue
+            left += (response.samples - (listener.offset if listener.current is response else 0)) / response.rate
+        if left <= self._director.boundary_s:
+            self._ending_said = True
+            self._director.ending(now)
+
+    def drained(self, listener: Listener, response: Response, heard: Heard, now: float) -> None:
+        """See Stage."""
+        if listener is not self.addressee or response.status is not None:
+            return
+        self._settle(
+            response, "completed", heard=response.script.text, heard_samples=response.samples, estimated=heard.estimated
+        )
+
+    def fell_silent(self, listener: Listener, now: float) -> None:
+        """See Stage."""
+        if listener is self.addressee:
+            self._director.fell_silent(now)
+
+    # ------------------------------------------------------------------ interruption
+
+    def pause(self, reason: str) -> None:
+        """Silence all listeners; the addressee's place is kept."""
+        playing = self._playing()
+        if playing is not None:
+            self._director.emit(Interruption(response=playing.id, stage="pause", reason=reason))
+        for listener in self.listeners:
+            listener.silence(_nothing)
+
+    def resume(self, reason: str) -> None:
+        """Go on from the beginning of the last word that was heard."""
+        playing = self._playing()
+        if playing is not None:
+            self._director.emit(Interruption(response=playing.id, stage="resume", reason=reason))
+        for listener in self.listeners:
+            listener.silence(self._resumer(listener, playing))
+
+    def _resumer(self, listener: Listener, playing: Response | None) -> Callable[[], None]:
+        def go_on() -> None:
+            if playing is not None and playing.status is None:
+                heard = listener.heard(playing, self._director.now())
+                listener.rewind(playing, playing.script.word_start(heard.samples))
+            else:
+                listener.release()
+
+        return go_on
+
+    def yield_floor(self, reason: str, then: Callable[[Response, int], None]) -> None:
+        """Silence all listeners and end every response at what was heard.
+
+        `then(response, heard samples)` is called for each that was begun, once it is known where playout stopped.
+        """
+        victims = [response for response in self._open.values() if not response.gated]
+        playing = self._playing()
+        if playing is not None:
+            self._director.emit(Interruption(response=playing.id, stage="yield", reason=reason))
+        self.interrupting = True
+        for listener in self.listeners:
+            if listener is not self.addressee:
+                listener.silence(self._dropper(listener, victims))
+        if self.addressee is None:
+            self._cut(victims, reason, then)
+        else:
+            self.addressee.silence(lambda: self._cut(victims, reason, then))
+
+    def _dropper(self, listener: Listener, victims: list[Response]) -> Callable[[], None]:
+        def drop() -> None:
+            for response in victims:
+                listener.drop(response)
+            listener.release()
+
+        return drop
+
+    def _cut(self, victims: list[Response], reason: str, then: Callable[[Response, int], None]) -> None:
+        now = self._director.now()
+        listener = self.addressee
+        for response in victims:
+            if response.status is not None:
+                continue
+            heard = listener.heard(response, now) if listener is not None else Heard(0, False)
+            response.reason = reason
+            then(response, heard.samples)
+            self._settle(
+                response,
+                "interrupted",
+                heard=response.script.heard(heard.samples),
+                heard_samples=heard.samples,
+                estimated=heard.estimated,
+            )
+        self.interrupting = False
+        if listener is not None:
+            listener.release()
+
+    def cancel(self, response: Response, status: ResponseStatus, reason: str) -> None:
+        """Take a response back that nobody has begun to hear; one that was begun is cut where it is."""
+        if response.status is not None:
+            return
+        response.reason = reason
+        self.ended_room(response)
+        listener = self.addressee
+        heard = listener.heard(response, self._director.now()) if listener is not None else Heard(0, False)
+        self._settle(
+            response,
+            status,
+            heard=response.script.heard(heard.samples),
+            heard_samples=heard.samples,
+            estimated=heard.estimated,
+        )
+
+    def ended_room(self, response: Response) -> None:
+        """Wake whoever waits to make more of it."""
+        event = self._room.pop(response.id, None)
+        if event is not None:
+            event.set()
+
+    def _playing(self) -> Response | None:
+        listener = self.addressee
+        return next(iter(listener.unsettled()), None) if listener is not None else None
+
+    def _settle(
+        self, response: Response, status: ResponseStatus, *, heard: str, heard_samples: int, estimated: bool
+    ) -> None:
+        response.status = status
+        self._open.pop(response.id, None)
+        self.ended_room(response)
+        for listener in self.listeners:
+            listener.drop(response)
+        director = self._director
+        director.conversation.assistant(response.id, heard, complete=status == "completed")
+        if response.started:
+            director.emit(
+                ResponseFinished(
+                    response=response.id,
+                    status=status,
+                    text=response.script.text,
+                    heard=heard,
+                    heard_ms=heard_samples * 1000 // response.rate,
+                    estimated=estimated,
+                    reason=response.reason,
+                )
+            )
+        response.drop_audio()
+        director.settled(response, status, heard_samples, director.now())
+
+
+def _nothing() -> None:
+    """What to do after a pause: nothing yet."""

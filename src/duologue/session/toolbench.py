@@ -1,0 +1,143 @@
+"""Tools beside the conversation: when a call may start, what its result sets off, and what is said while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import msgspec
+
+from ..errors import SessionClosedError
+from ..events import ApprovalInput, ToolApprovalNeeded, ToolFinished, ToolProgress, ToolStarted
+from ..tools import Tool, ToolCall, ToolContext, ToolEvent, ToolExecutor, ToolResult
+from ..tools.base import parse_arguments
+from .conductor import Conductor
+
+
+class FillerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is said when a tool keeps the caller waiting in silence. `after_s` 0: nothing; `texts` are taken in turn."""
+
+    after_s: float = 1.2
+    texts: tuple[str, ...] = ("One moment.", "Just a second.")
+
+
+class Toolbench:
+    """Runs the tools of one session. Its calls and results are history, and leave the worker only once journaled."""
+
+    def __init__(
+        self,
+        tools: Iterable[Tool],
+        conductor: Conductor,
+        context: ToolContext,
+        *,
+        runner: Literal["thread", "inline"],
+        filler: FillerOptions,
+        session: str,
+        hook: Callable[..., None],
+    ) -> None:
+        self._conductor = conductor
+        self._loop = asyncio.get_running_loop()
+        self._filler = filler
+        self._fillers_said = 0
+        self._hook = hook
+        self._origin: dict[str, str] = {}
+        self._waiting: dict[str, set[str]] = {}
+        self.executor = ToolExecutor(tools, context=context, on_event=self._event, runner=runner, run_key=session)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        return bool(self.executor.running)
+
+    def request(self, response: str, call: ToolCall) -> None:
+        """The model wants this run: journal it, then start it."""
+        try:
+            arguments = parse_arguments(call.name, call.arguments)
+        except Exception:
+            arguments = {}  # the executor says what is wrong with them, to the model
+        self._conductor.conversation.call(call.id, call.name, arguments)
+        self._origin[call.id] = response
+        self._waiting.setdefault(response, set()).add(call.id)
+        tool = self.executor.tools.get(call.name)
+        if tool is None or tool.side_effects:
+            self._conductor.fact("effects")
+        self._conductor.emit(ToolStarted(call=call.id, name=call.name, arguments=arguments, response=response))
+        self._hook("before_tool", call)
+        self._conductor.journal.when_durable(lambda: self._start(call))
+
+    def _start(self, call: ToolCall) -> None:
+        try:
+            self.executor.start(call)
+        except SessionClosedError:
+            return
+        tool = self.executor.tools.get(call.name)
+        if self._filler.after_s and tool is not None and not tool.ends_call:
+            self._loop.call_later(self._filler.after_s, self._fill, call.id)
+
+    def _fill(self, call: str) -> None:
+        """The caller has waited in silence for a while: say something, once a run."""
+        conductor = self._conductor
+        if any(run.call.id == call for run in self.executor.running):
+            if not conductor.responses.owed and not conductor.floor.user_has_floor and conductor.speaks:
+                texts = self._filler.texts
+                conductor.say(texts[self._fillers_said % len(texts)], "filler")
+                self._fillers_said += 1
+
+    def withdraw(self, calls: Iterable[str]) -> None:
+        """The model no longer wants these results."""
+        for call in calls:
+            self.executor.cancel(call, "the model withdrew the call")
+
+    def barge_in(self) -> None:
+        """The caller took the floor: stop what may be stopped."""
+        self.executor.barge_in()
+
+    def decide(self, answer: ApprovalInput) -> bool:
+        """Approve or deny a waiting run."""
+        return self.executor.decide(answer.call, answer.approved, answer.note)
+
+    async def close(self) -> None:
+        """Cancel what runs. Bounded."""
+        await self.executor.aclose()
+
+    def _event(self, event: ToolEvent) -> None:
+        call, conductor = event.call, self._conductor
+        if event.kind == "approval":
+            arguments = call.arguments if isinstance(call.arguments, dict) else {}
+            conductor.emit(ToolApprovalNeeded(call=call.id, name=call.name, arguments=arguments))
+        elif event.kind == "progress":
+            conductor.emit(ToolProgress(call=call.id, name=call.name, message=event.text))
+            tool = self.executor.tools.get(call.name)
+            if tool is not None and tool.speak_progress and conductor.speaks and not conductor.floor.user_has_floor:
+                conductor.say(event.text, "filler")
+        elif event.kind == "finished" and event.result is not None:
+            self._finished(call, event.result)
+
+    def _finished(self, call: ToolCall, result: ToolResult) -> None:
+        conductor = self._conductor
+        text = result.text()
+        conductor.conversation.result(call.id, call.name, text)
+        conductor.emit(
+            ToolFinished(
+                call=call.id,
+                name=call.name,
+                status=result.status,
+                output=result.output,
+                error=result.error or "",
+                duration_s=round(result.duration, 4),
+            )
+        )
+        self._hook("after_tool", call, result)
+        if conductor.connection is not None:
+            conductor.connection.tool_result(call.id, call.name, text, error=result.status != "ok")
+        tool = self.executor.tools.get(call.name)
+        response = self._origin.pop(call.id, "")
+        waiting = self._waiting.get(response, set())
+        waiting.discard(call.id)
+        if tool is not None and tool.ends_call and result.status == "ok":
+            conductor.say_goodbye()
+        if not waiting:
+            # One answer for all results of one request: parallel tools are spoken of together.
+            self._waiting.pop(response, None)
+            conductor.respond("", "farewell" if conductor.farewell else "tool")

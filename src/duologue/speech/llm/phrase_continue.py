@@ -1,0 +1,62 @@
+"""Whether somebody has finished: how much what was said so far looks like the beginning of an example."""
+
+from __future__ import annotations
+
+import re
+
+from duologue.speech.llm.phrase_align import Slot, align
+from duologue.speech.llm.phrase_catalogue import Catalogue
+from duologue.speech.llm.phrase_text import core, tokenize, vocabulary, without_fillers
+from duologue.tools.numbers import TENS
+
+#: nobody ends a sentence with these
+_HANGING = vocabulary(
+    "a an the my your our his her their and or but because if to of for from with at in on is are was as "
+    "than that which whose i we they the's please no wait sorry actually um uh er like about into by so "
+    "can could would times plus minus divided over"
+)
+NEUTRAL = 0.3
+FITS = 0.62
+
+
+def could_continue(text: str, catalogue: Catalogue) -> float:
+    """Probability, 0 to 1, that `text` will go on, judged by its last word and by the examples of the tools.
+
+    About 0.9 if a word or a slot of the matching example is still to come, 0.05 if the example is complete, 0.3 if
+    nothing is known.
+    """
+    said = tokenize(text)
+    if not said:
+        return NEUTRAL
+    hanging = said[-1].text in _HANGING and len(said) > 1
+    trailing_comma = bool(re.search(r"(?:,|…|\.\.\.|-)\s*$", text))
+    words = core(said)
+    judged = _by_examples(catalogue, text)
+    if hanging or trailing_comma or without_fillers(said)[-1:] != said[-1:]:
+        return max(judged, 0.85)
+    if words and words[-1].text in TENS and judged < 0.4:
+        return 0.4  # "twenty" may become "twenty one"
+    return judged
+
+
+def _by_examples(catalogue: Catalogue, text: str) -> float:
+    words = core(tokenize(text))
+    best_score, judged = 0.0, NEUTRAL
+    for entry in catalogue.entries:
+        found = align(entry.pattern, words, prefix=True)
+        if found.literal < 0.5 or found.score < FITS:
+            continue
+        rest = entry.pattern.parts[found.end :]
+        last_slot = entry.pattern.parts[found.end - 1] if found.end else None
+        if any(isinstance(part, str) for part in rest) or rest:
+            verdict = 0.9
+        elif isinstance(last_slot, Slot) and last_slot.name not in found.slots:
+            verdict = 0.85
+        elif isinstance(last_slot, Slot):
+            schema = entry.tool.parameters.get("properties", {}).get(last_slot.name, {})
+            verdict = 0.35 if schema.get("type") == "string" and not {"enum", "format"} & set(schema) else 0.15
+        else:
+            verdict = 0.05
+        if found.score > best_score + 1e-9 or (found.score > best_score - 0.05 and verdict < judged):
+            best_score, judged = max(found.score, best_score), verdict
+    return judged

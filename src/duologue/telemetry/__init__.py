@@ -1,0 +1,27 @@
+"""What a conversation was like: one record a turn, and everything else from it. Nothing here is on the audio path."""
+
+from duologue.telemetry.counters import Counters
+from duologue.telemetry.export import Exporter, ExportQueue
+from duologue.telemetry.record import BargeIn, Reason, ToolRun, TurnBuilder, TurnRecord, Waterfall
+from duologue.telemetry.summary import Spread, Summary, percentile, summary
+from duologue.telemetry.waterfall import waterfall
+from duologue.telemetry.watchdog import Stall, StallWatchdog
+
+__all__ = [
+    "BargeIn",
+    "Counters",
+    "ExportQueue",
+    "Exporter",
+    "Reason",
+    "Spread",
+    "Stall",
+    "StallWatchdog",
+    "Summary",
+    "ToolRun",
+    "TurnBuilder",
+    "TurnRecord",
+    "Waterfall",
+    "percentile",
+    "summary",
+    "waterfall",
+]

@@ -1,0 +1,1 @@
+"""What tests of Duologue and of agents built on it need: virtual time, audio assertions, scripted peers."""

@@ -1,0 +1,1 @@
+"""Wire protocols as pure codecs with a state machine a side: bytes and times in, typed messages and bytes out."""
