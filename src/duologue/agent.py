@@ -124,6 +124,7 @@ class Agent:
         committer: Committer | None = None,
         tenant: str = "local",
         text_only: bool = False,
+        greet: bool = True,
         tool_runner: Literal["thread", "inline"] = "thread",
     ) -> Session:
         """A new conversation, to be used as ``async with agent.session() as s``.
@@ -135,6 +136,7 @@ class Agent:
             committer: where its journal goes; None: it has none, and cannot be resumed or replayed.
             tenant: whose data it is.
             text_only: answers are text, nothing is synthesised.
+            greet: whether the greeting is said.
             tool_runner: `thread`, or `inline` under a virtual clock.
         """
         return Session(
@@ -145,6 +147,7 @@ class Agent:
             committer=committer,
             tenant=tenant,
             text_only=text_only,
+            greet=greet,
             tool_runner=tool_runner,
         )
 

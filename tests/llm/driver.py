@@ -106,9 +106,8 @@ def text_of(events: list[LLMEvent]) -> str:
 
 
 def calls_of(events: list[LLMEvent]) -> list[tuple[str, dict[str, Any]]]:
-    return [
-        (event.name, msgspec.json.decode(event.arguments)) for event in events if isinstance(event, ToolCallRequest)
-    ]
+    requests = [event for event in events if isinstance(event, ToolCallRequest)]
+    return [(request.name, msgspec.json.decode(request.arguments)) for request in requests]
 
 
 class Conversation:

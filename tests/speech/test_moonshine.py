@@ -47,7 +47,7 @@ async def utterances(stream: MoonshineStream, pcm: bytes, pause: float, ask: boo
             elif speaking and end - last > pause * RATE:
                 speaking = False
                 texts.append((await stream.final(last + 3_200)).text)
-        if ask and speaking and offset % 12_800 == 0:
+        if ask and speaking and offset % 64_000 == 0:
             await stream.partial()
     if speaking:
         texts.append((await stream.final()).text)

@@ -55,8 +55,8 @@ def test_an_utterance_starts_before_its_reported_onset_but_not_before_the_last_o
 
 def test_speech_is_what_sounds_up_to_a_position() -> None:
     buffer = UtteranceBuffer()
+    buffer.begin(0)
     buffer.push(hush(0.5) + tone(1) + hush(1) + tone(1) + hush(1))
-    buffer.begin(4_000)
     assert buffer.speech() == (8_000 - 1_600, 56_000 + 1_920)
     assert buffer.speech(36_000) == buffer.speech(26_500) == (8_000 - 1_600, 24_000 + 1_920)
     span = buffer.speech()

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-_WORD = re.compile(r"\S+\s*")
+_WORD = re.compile(r"\s*\S+\s*")
 #: characters that take time without being spoken: a comma or full stop is heard as a pause
 _PAUSES = {",": 2.0, ";": 2.5, ":": 2.5, ".": 3.5, "!": 3.5, "?": 3.5}
 #: speaking rate assumed for text whose audio length is not known yet, characters a second

@@ -203,6 +203,10 @@ class Context(Protocol):
 
     generation: int
 
+    @property
+    def speaks(self) -> bool:
+        """Whether anybody hears the agent; if not, answers are only text."""
+
     def report(self, evidence: Evidence) -> None:
         """Take evidence. On the event loop; does not block. Ignored from an old generation."""
 

@@ -181,6 +181,7 @@ class CascadeConnection(Connection):
         self._committed = ""
         self._turn_texts: dict[str, str] = {}
         self._silence_from = 0
+        self._voiced_since = False  # the user spoke since the text was settled
         self._setup: Setup | None = None
 
     # ------------------------------------------------------------------ hearing
@@ -197,6 +198,7 @@ class CascadeConnection(Connection):
         report, window = self._context.report, self._model_window
         for end, probability in self._vad.feed(pcm):
             if probability >= _OPEN_AT:
+                self._voiced_since = True
                 if self._open_at is None:
                     self._open_at = end - window
                     self._partial_due = end + int(_PARTIAL_S * STT_RATE)
@@ -243,7 +245,7 @@ class CascadeConnection(Connection):
         """See Connection."""
         self._committed = turn
         speculation = self._speculation
-        if speculation is not None and speculation.turn == turn and self._settling is None:
+        if speculation is not None and speculation.turn == turn and self._settling is None and not self._voiced_since:
             self._forget_utterance(turn, speculation.text)
             self._speculation = None
             return
@@ -278,12 +280,14 @@ class CascadeConnection(Connection):
             self._settling = None
         for reply in [reply for reply in self._replies.values() if reply.turn == turn]:
             self.cancel(reply.response)
-        self._speculation = None
+        if self._speculation is not None and self._speculation.turn == turn:
+            self.cancel(self._speculation.response)
 
     def _start_settling(self, turn: str, *, reply: bool) -> None:
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
+        self._voiced_since = False
 
         async def settle() -> None:
             task = self._settling = asyncio.current_task()
@@ -383,9 +387,10 @@ class CascadeConnection(Connection):
         reply = self._replies.pop(response, None)
         if reply is not None:
             reply.cancel()
-            if self._speculation is reply:
-                self._speculation = None
-            self._context.report(Ended(response=response, status="cancelled"))
+        if self._speculation is not None and self._speculation.response == response:
+            self._speculation = None
+        # Even one that is wholly made: behind the gate it must not stay.
+        self._context.report(Ended(response=response, status="cancelled"))
 
     def _run(self, reply: _Reply, items: Sequence[Item], instructions: str) -> None:
         setup = self._context.setup()
@@ -448,8 +453,13 @@ class CascadeConnection(Connection):
             rate = self._model.capabilities.output_rate
             first = True
             while (clause := await clauses.get()) is not None:
-                self._context.report(Said(response=reply.response, text=clause))
-                if not getattr(self._context, "speaks", True):
+                if not clause:
+                    continue
+                # Clauses come without the space between them, which what is shown and remembered needs.
+                spaced = clause if first or not clause[0].isascii() else f" {clause}"
+                self._context.report(Said(response=reply.response, text=spaced))
+                if not self._context.speaks:
+                    first = False
                     continue
                 # Whoever hears the first clause has waited in silence; the others have something to listen to.
                 priority = Priority.URGENT if first else Priority.NORMAL

@@ -17,6 +17,7 @@ from ..events import (
     ErrorEvent,
     Event,
     ResponseFinished,
+    ResponseStarted,
     ResponseText,
     SessionEnded,
     TextInput,
@@ -78,7 +79,7 @@ class Sessions:
         agent, call = self._agent, info
         return await asyncio.wrap_future(shared_threads().loop.submit(lambda: resolve(agent, call)).future)
 
-    async def open(self, info: CallInfo, *channels: Channel, text_only: bool = False) -> Session:
+    async def open(self, info: CallInfo, *channels: Channel, text_only: bool = False, greet: bool = True) -> Session:
         """Start a session. Raises OverloadedError when there are too many, and what starting raises."""
         if self.draining or self.count >= self._options.max_sessions:
             what = "is shutting down" if self.draining else f"has {self.count} sessions already"
@@ -87,7 +88,12 @@ class Sessions:
         try:
             agent = await self.resolve(info)
             session = agent.session(
-                *channels, id=info.session or None, call=info, committer=self._committer, text_only=text_only
+                *channels,
+                id=info.session or None,
+                call=info,
+                committer=self._committer,
+                text_only=text_only,
+                greet=greet,
             )
             await session.start()
         finally:
@@ -146,7 +152,7 @@ class Sessions:
         call = self._calls.get(id)
         if call is None:
             info = CallInfo(session=id, channel="invocation", headers=dict(headers))
-            await self.open(info, text_only=True)
+            await self.open(info, text_only=True, greet=False)
             call = self._calls[id]
         if call.expiry is not None:
             call.expiry.cancel()
@@ -179,23 +185,28 @@ async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
         await session.send(TextInput(text=prompt))
         turn = ""
         tools: set[str] = set()
+        responses: set[str] = set()
         answered = False
         async for event in events:
-            if isinstance(event, TurnCommitted) and not turn:
-                turn = event.turn
+            match event:
+                case TurnCommitted() if not turn:
+                    turn = event.turn
+                case ResponseStarted() if event.turn == turn or (turn and event.origin in ("tool", "farewell", "filler")):
+                    responses.add(event.response)
+                case ResponseText(response=response) | ResponseFinished(response=response) if response not in responses:
+                    continue  # of something else that is being said
+                case ResponseFinished():
+                    answered = bool(event.text) or event.status != "completed"
+                case ToolStarted():
+                    tools.add(event.call)
+                case ToolFinished():
+                    tools.discard(event.call)
+                    answered = False
             if not turn:
                 continue
             await deliver(event)
-            if isinstance(event, ToolStarted):
-                tools.add(event.call)
-            elif isinstance(event, ToolFinished):
-                tools.discard(event.call)
-                answered = False
-            elif isinstance(event, ResponseFinished):
-                answered = bool(event.text) or event.status != "completed"
-            elif isinstance(event, ErrorEvent) and event.fatal:
-                return
-            if isinstance(event, SessionEnded) or (answered and not tools):
+            over = isinstance(event, SessionEnded) or (isinstance(event, ErrorEvent) and event.fatal)
+            if over or (answered and not tools):
                 return
     finally:
         program.unsubscribe(events)

@@ -99,7 +99,8 @@ class Conductor:
         self.connection: m.Connection | None = None
         self.farewell = False
         self._output_rate = capabilities.output_rate
-        self._transcript = ""
+        self._told = ("", "", False)
+        self._committed_turn = ""
         self._owed_respond: list[tuple[str, ResponseOrigin]] = []
         self._interruption = floor.interruption
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -127,7 +128,7 @@ class Conductor:
             act.Reopen: self._reopen,
             act.Discard: self._discard,
             act.Duck: self._duck,
-            act.Pause: lambda a: self.responses.pause(a.reason),
+            act.Pause: self._pause,
             act.Resume: lambda a: self.responses.resume(a.reason),
             act.Yield: self._yield,
             act.SpeakFreely: lambda a: self.responses.kick(),
@@ -200,8 +201,9 @@ class Conductor:
         turn = e.turn or self.floor.turn
         if turn != self.floor.turn:
             return
-        if (e.text, e.final) != (self._transcript, False) and (e.text or self._transcript):
-            self._transcript = "" if e.final else e.text
+        told = (turn, e.text, e.final)
+        if told != self._told and (e.text or self._told[1]):
+            self._told = told
             self.emit(UserTranscript(turn=turn, text=e.text, final=e.final))
         if e.final and self.floor.state is State.THINKING:
             # Recognition settled only after the turn was over (hard maximum): history gets what was really said.
@@ -245,8 +247,8 @@ class Conductor:
             return
         first = not response.samples
         response.add(e.pcm, e.words, self.owner.now())
-        if first and response.turn:
-            self.measures.point(response.turn, "tts_first_audio", self.owner.now())
+        if first and (turn := self._answered_turn(response)):
+            self.measures.point(turn, "tts_first_audio", self.owner.now())
         if not self.responses.spoke(response):
             limit = self.limits.options.max_response_s
             self.emit(ErrorEvent(code="limit_exceeded", message=f"A response exceeded {limit:g} s of audio and was ended."))
@@ -260,7 +262,7 @@ class Conductor:
             return
         if e.error is not None:
             self.emit(ErrorEvent(code=e.error.code, message=str(e.error), ref=e.response))
-        if e.status == "completed" or response.samples:
+        if e.status == "completed" or (response.samples and not response.gated):
             self.responses.ended(response)
         elif response.status is None:
             self.responses.cancel(response, e.status, str(e.error) if e.error else "cancelled")
@@ -287,7 +289,6 @@ class Conductor:
 
     def _user_started(self, a: act.UserStarted) -> None:
         self.limits.active()
-        self._transcript = ""
         self.measures.speech_started(a.turn, a.at_ms, self.owner.now())
         self.emit(UserSpeechStarted(position=self._sample(a.at_ms)))
 
@@ -300,6 +301,7 @@ class Conductor:
 
     def _commit(self, a: act.Commit) -> None:
         text = self.floor.text
+        self._committed_turn = a.turn
         self.measures.committed(a.turn, a.speech_end_ms, self.owner.now(), a.reason, text)
         self.conversation.user(a.turn, text)
         self.emit(TurnCommitted(turn=a.turn, text=text, reason=a.reason))
@@ -333,12 +335,16 @@ class Conductor:
         for listener in self.responses.listeners:
             listener.duck(gain)
 
+    def _pause(self, a: act.Pause) -> None:
+        turn, decided = self.floor.turn, self.owner.now()
+        self.responses.pause(a.reason, lambda: self.measures.silenced(turn, decided, self.owner.now()))
+
     def _yield(self, a: act.Yield) -> None:
-        decided = self.owner.now()
+        turn, decided = self.floor.turn, self.owner.now()
         self.owner.barged_in()
 
         def cut(response: Response, heard: int) -> None:
-            self.measures.interrupted(self.floor.turn, decided, self.owner.now())
+            self.measures.silenced(turn, decided, self.owner.now())
             if self.connection is not None:
                 if not response.generated:
                     self.connection.cancel(response.id)
@@ -392,8 +398,8 @@ class Conductor:
 
     def audible(self, response: Response, now: float) -> None:
         """The first sample of a response was handed over."""
-        if response.turn:
-            self.measures.first_sample(response.turn, now)
+        if turn := self._answered_turn(response):
+            self.measures.first_sample(turn, now)
         self.fact("audible")
 
     def ending(self, now: float) -> None:
@@ -411,8 +417,9 @@ class Conductor:
 
     def settled(self, response: Response, status: ResponseStatus, heard_samples: int, now: float) -> None:
         """A response is over."""
-        if response.turn:
-            self.measures.answered(response.turn, status, heard_samples * 1000 // response.rate)
+        turn = self._answered_turn(response)
+        if turn and (response.samples or not response.calls):
+            self.measures.answered(turn, status, heard_samples * 1000 // response.rate)
         self.owner.hook("on_response", response.id, status)
         if self.floor.state is State.THINKING and not self.responses.owed and not self._tools_pending():
             self.fact("no_answer", "the answer has no audio")
@@ -420,6 +427,10 @@ class Conductor:
                 self.owner.end("completed", "the agent ended the call")
         if self.floor.state is State.IDLE:
             self.pay_owed()
+
+    def _answered_turn(self, response: Response) -> str:
+        """The turn that a response is the audible answer to: its own, or the one whose tools it speaks of."""
+        return response.turn or (self._committed_turn if response.origin in ("tool", "farewell") else "")
 
     def _tools_pending(self) -> bool:
         return bool(self.conversation.open_calls())

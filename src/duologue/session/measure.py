@@ -70,8 +70,8 @@ class Measures:
             return
         record["points"]["first_sample"] = now
 
-    def interrupted(self, turn: str, decided: float, silenced: float) -> None:
-        """The turn is a barge-in: from the onset of speech, and from the decision, to silence at the listener."""
+    def silenced(self, turn: str, decided: float, silenced: float) -> None:
+        """A barge-in: from the onset of speech, and from the decision, to silence at the listener. The first time counts."""
         record = self._turn(turn)
         if "barge_in_decision_ms" not in record:
             record["barge_in_decision_ms"] = round((silenced - decided) * 1000, 1)

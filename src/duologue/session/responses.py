@@ -255,13 +255,13 @@ class Responses:
 
     # ------------------------------------------------------------------ interruption
 
-    def pause(self, reason: str) -> None:
-        """Silence all listeners; the addressee's place is kept."""
+    def pause(self, reason: str, then: Callable[[], None]) -> None:
+        """Silence all listeners; the addressee's place is kept. `then`: the addressee is silent."""
         playing = self._playing()
         if playing is not None:
             self._director.emit(Interruption(response=playing.id, stage="pause", reason=reason))
         for listener in self.listeners:
-            listener.silence(_nothing)
+            listener.silence(then if listener is self.addressee else _nothing)
 
     def resume(self, reason: str) -> None:
         """Go on from the beginning of the last word that was heard."""

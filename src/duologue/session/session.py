@@ -104,6 +104,7 @@ class Session(ToolContext):
         committer: Committer | None = None,
         tenant: str = "local",
         text_only: bool = False,
+        greet: bool = True,
         tool_runner: Literal["thread", "inline"] = "thread",
     ) -> None:
         self.definition = definition
@@ -121,6 +122,7 @@ class Session(ToolContext):
         #: whether anybody hears the agent; if not, answers are only text
         self.speaks = not text_only and any(channel.traits.output_rate is not None for channel in self._channels)
         self._committer = committer
+        self._greet = greet
         self._tool_runner: Literal["thread", "inline"] = tool_runner
         self._instructions = definition.instructions
         self._voice = definition.voice
@@ -269,7 +271,7 @@ class Session(ToolContext):
         for channel in list(self._channels):
             self.spawn(lambda channel=channel: self._run_channel(channel), f"channel {channel.name}")  # type: ignore[misc]
         self.hook("on_start")
-        if definition.greeting:
+        if definition.greeting and self._greet:
             self.conductor.say(definition.greeting, "greeting")
 
     async def _claim(self) -> Writer | None:

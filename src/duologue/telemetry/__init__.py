@@ -3,8 +3,8 @@
 from duologue.telemetry.counters import Counters
 from duologue.telemetry.export import Exporter, ExportQueue
 from duologue.telemetry.record import BargeIn, Reason, ToolRun, TurnBuilder, TurnRecord, Waterfall
-from duologue.telemetry.summary import Spread, Summary, percentile, summary
-from duologue.telemetry.waterfall import waterfall
+from duologue.telemetry.render import waterfall
+from duologue.telemetry.spread import Spread, Summary, percentile, summary
 from duologue.telemetry.watchdog import Stall, StallWatchdog
 
 __all__ = [

@@ -66,7 +66,7 @@ class ExportQueue:
         self._put(lambda to: to.session_ended(session, at=at, reason=reason))
 
     def close(self, patience: float = 5.0) -> None:
-        """Export what waits, for at most `patience` seconds, then close the exporters. Blocks; not for an event loop."""
+        """Export what waits, for at most `patience` seconds, then close the exporters. Blocks: not for a loop."""
         if self._thread.is_alive():
             try:
                 self._queue.put(None, timeout=patience)

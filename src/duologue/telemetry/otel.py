@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from duologue.errors import MissingDependencyError
 from duologue.telemetry.record import TurnRecord
-from duologue.telemetry.waterfall import stages
+from duologue.telemetry.render import stages
 
 try:
     from opentelemetry import trace
@@ -58,7 +58,7 @@ class OpenTelemetryExporter:
             span.set_attribute("duologue.end_reason", reason)
             if reason == "error":
                 span.set_status(Status(StatusCode.ERROR))
-            span.end(_ns(wall + at))
+            span.end(_ns(wall, at))
 
     def turn(self, record: TurnRecord) -> None:
         """Make the spans of a turn; one of a session that was not started here is nobody's child and left out."""
@@ -74,7 +74,7 @@ class OpenTelemetryExporter:
             return
         turn = self._span("turn", conversation, wall, min(marks), _turn_attributes(record))
         for reason in record.reasons:
-            turn.add_event(reason.transition, {"duologue.reason": reason.reason}, timestamp=_ns(wall + reason.at))
+            turn.add_event(reason.transition, {"duologue.reason": reason.reason}, timestamp=_ns(wall, reason.at))
         for barge_in in record.barge_ins:
             turn.add_event(
                 "barge_in",
@@ -83,7 +83,7 @@ class OpenTelemetryExporter:
                     "duologue.false": barge_in.false,
                     "duologue.reason": barge_in.reason,
                 },
-                timestamp=_ns(wall + barge_in.onset),
+                timestamp=_ns(wall, barge_in.onset),
             )
         for name, operation in _OPERATIONS.items():
             if name in found:
@@ -95,7 +95,7 @@ class OpenTelemetryExporter:
                         "gen_ai.usage.input_tokens": record.input_tokens,
                         "gen_ai.usage.output_tokens": record.output_tokens,
                     }
-                self._span(name, turn, wall, start, attributes).end(_ns(wall + end))
+                self._span(name, turn, wall, start, attributes).end(_ns(wall, end))
         last = max(marks)
         for tool in record.tools:
             span = self._span(
@@ -112,8 +112,8 @@ class OpenTelemetryExporter:
             )
             if tool.status not in ("", "ok"):
                 span.set_status(Status(StatusCode.ERROR, tool.status))
-            span.end(_ns(wall + (last if tool.ended is None else tool.ended)))
-        turn.end(_ns(wall + last))
+            span.end(_ns(wall, last if tool.ended is None else tool.ended))
+        turn.end(_ns(wall, last))
 
     def close(self) -> None:
         """End the conversations that are still open where they began to be unknown: now."""
@@ -124,7 +124,7 @@ class OpenTelemetryExporter:
 
     def _span(self, name: str, parent: Span, wall: float, at: float, attributes: Attributes) -> Span:
         context = trace.set_span_in_context(parent)
-        return self._tracer.start_span(name, context=context, start_time=_ns(wall + at), attributes=attributes)
+        return self._tracer.start_span(name, context=context, start_time=_ns(wall, at), attributes=attributes)
 
 
 def _turn_attributes(record: TurnRecord) -> dict[str, str | int | float | bool]:
@@ -147,5 +147,6 @@ def _turn_attributes(record: TurnRecord) -> dict[str, str | int | float | bool]:
     return attributes | {f"duologue.{who}_text": text for who, text in texts.items() if text}
 
 
-def _ns(seconds: float) -> int:
-    return int(seconds * 1e9)
+def _ns(wall: float, at: float = 0.0) -> int:
+    # apart, because a float of seconds since 1970 resolves a quarter of a microsecond only
+    return round(wall * 1e9) + round(at * 1e9)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from duologue.errors import MissingDependencyError
 from duologue.telemetry.record import TurnRecord
-from duologue.telemetry.waterfall import stages
+from duologue.telemetry.render import stages
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest

@@ -32,7 +32,7 @@ _DEPTH = 12
 class Stall(msgspec.Struct, frozen=True, kw_only=True):
     """The loop stood still from `began` (on the watchdog's clock) for `seconds`, at least: it may go on.
 
-    `stack` is where, outermost call first, as ``function (file:line)``; without frames of asyncio itself.
+    `stack` is where, outermost call first, as ``function (file:line)``; the innermost twelve, without asyncio's own.
     """
 
     began: float
@@ -108,17 +108,16 @@ class StallWatchdog:
         self._beat = self._clock()
 
     def check(self) -> Stall | None:
-        """Look once; the stall that began to be one since the last look, if any. The watching thread does so in turns."""
+        """Look once; the stall that was found since the last look, if any. The watching thread does so in turns."""
         now, looked = self._clock(), self._looked
         self._looked = now
         beat = self._beat
         if beat is None:
             return None
         if self._current is not None:
-            if beat <= self._current.began:
+            if beat == self._current.began:
                 self._grow(self._current, now - beat)
                 return None
-            self._grow(self._current, max(beat - self._interval - self._current.began, self._current.seconds))
             self._current = None
         if now - beat <= self.threshold:
             return None

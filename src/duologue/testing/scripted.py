@@ -219,7 +219,7 @@ class ScriptedConnection(Connection):
                 self._context.report(ToolRequested(response=response, call=call))
             for clause in _clauses(reply.text):
                 self._context.report(Said(response=response, text=clause))
-                if getattr(self._context, "speaks", True):
+                if self._context.speaks:
                     samples = int(len(clause) / reply.characters_per_s * OUTPUT_RATE)
                     # A ramp, so that every sample tells where in its clause it is.
                     self._context.report(Spoke(response=response, pcm=b"\x00\x10" * samples))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from duologue.telemetry.record import TurnRecord
-from duologue.telemetry.waterfall import stages
+from duologue.telemetry.render import stages
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a set of turn records amounts to. A measure that no turn has is None; `stages` is by stage, see `waterfall`."""
+    """What turn records amount to. A measure that no turn has is None; `stages` is by stage, see `render.stages`."""
 
     turns: int
     voice_to_voice: Spread | None

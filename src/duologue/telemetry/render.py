@@ -1,4 +1,4 @@
-"""A turn's latency as a picture for the terminal: one bar a stage, all on one time axis that begins where speech ends."""
+"""A turn's latency as a picture for the terminal: a bar a stage, on one time axis that begins where speech ends."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def waterfall(record: TurnRecord, *, width: int = 48) -> str:
 
 def _bar(start: float, end: float, width: int) -> str:
     """A bar from `start` to `end` in cells, to an eighth of a cell at its end, padded to `width`."""
-    first = min(int(max(start, 0.0)), width - 1)
+    first = min(int(max(start, 0.0) + 1 / 16), width - 1)
     eighths = max(round((min(end, width) - first) * 8), 1)
     full, part = divmod(eighths, 8)
     return (" " * first + "█" * full + (_EIGHTHS[part] if part else "")).ljust(width)

@@ -1,0 +1,102 @@
+"""Finds a language model server that runs on this machine: Ollama, llama.cpp, vLLM or LM Studio on its usual port.
+
+A port that answers is not enough: Duologue itself listens on 8080, as llama.cpp does. Each candidate must answer the
+question that only its kind answers in its own way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+
+from duologue.speech.llm.openai_compatible import OpenAICompatibleLLM
+
+logger = logging.getLogger("duologue.speech.llm")
+
+MAX_ANSWER_BYTES = 1024 * 1024
+
+
+class Candidate(NamedTuple):
+    """A server that may run here: what kind, on which port, what to ask, and how its models read from the answer."""
+
+    kind: str
+    port: int
+    path: str
+    models: Callable[[Any], list[str]]
+
+
+def _ollama(answer: Any) -> list[str]:
+    """Ollama's `/api/tags`: `{"models": [{"name", "digest", ...}]}`."""
+    models = answer.get("models") if isinstance(answer, dict) else None
+    if not isinstance(models, list):
+        return []
+    return [
+        model["name"]
+        for model in models
+        if isinstance(model, dict) and isinstance(model.get("name"), str) and "digest" in model
+    ]
+
+
+def _openai(answer: Any) -> list[str]:
+    """`/v1/models` of the others: `{"object": "list", "data": [{"id", "object": "model", ...}]}`."""
+    if not isinstance(answer, dict) or answer.get("object") != "list" or not isinstance(answer.get("data"), list):
+        return []
+    return [
+        model["id"]
+        for model in answer["data"]
+        if isinstance(model, dict) and model.get("object") == "model" and isinstance(model.get("id"), str)
+    ]
+
+
+CANDIDATES = (
+    Candidate("ollama", 11434, "/api/tags", _ollama),
+    Candidate("llamacpp", 8080, "/v1/models", _openai),
+    Candidate("vllm", 8000, "/v1/models", _openai),
+    Candidate("lmstudio", 1234, "/v1/models", _openai),
+)
+_NO_CHAT = ("embed", "rerank", "whisper", "tts")
+
+
+async def discover_local(
+    *, timeout_s: float = 0.15, candidates: Sequence[Candidate] = CANDIDATES
+) -> OpenAICompatibleLLM | None:
+    """A model of the first kind, in the order of `candidates`, that runs on this machine; None if none does.
+
+    All are asked at the same time, and the whole takes at most `timeout_s` seconds. Never raises.
+    """
+    async with httpx.AsyncClient(trust_env=False, timeout=timeout_s, follow_redirects=False) as client:
+        tasks = [asyncio.create_task(_ask(client, candidate)) for candidate in candidates]
+        await asyncio.wait(tasks, timeout=timeout_s)
+        for task in tasks:
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+    for candidate, models in zip(candidates, found, strict=True):
+        if isinstance(models, list) and models:
+            logger.debug("found %s on port %d with %d models", candidate.kind, candidate.port, len(models))
+            return OpenAICompatibleLLM(
+                models[0],
+                base_url=f"http://127.0.0.1:{candidate.port}/v1",
+                name=f"{candidate.kind}/{models[0]}",
+            )
+    return None
+
+
+async def _ask(client: httpx.AsyncClient, candidate: Candidate) -> list[str]:
+    try:
+        async with client.stream("GET", f"http://127.0.0.1:{candidate.port}{candidate.path}") as response:
+            if response.status_code != 200 or "json" not in response.headers.get("content-type", ""):
+                return []
+            content = b""
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > MAX_ANSWER_BYTES:
+                    return []
+        models = candidate.models(msgspec.json.decode(content))
+    except (httpx.HTTPError, msgspec.DecodeError, UnicodeError, RecursionError):
+        return []
+    return [model for model in models if not any(word in model.lower() for word in _NO_CHAT)]
