@@ -31,10 +31,10 @@ class Round:
     stops: list[Stop] = field(
         default_factory=lambda: [
             Stop("Station Road", "the pharmacy", "one small box", "five five five, two one nine four", "handed over"),
-            Stop("Church Street", "Mr. Hansen", "one large parcel", "five five five, eight oh two six", "handed over"),
-            Stop("Harbour Street", "the Olsen bakery", "two boxes", "five five five, three seven one oh"),
-            Stop("Mill Lane", "Doctor Berg", "one letter", "five five five, four four nine one"),
-            Stop("Market Square", "the flower shop", "three boxes", "five five five, six oh five two"),
+            Stop("Oxford Street", "the school", "one large parcel", "five five five, eight oh two six", "handed over"),
+            Stop("Harbour Street", "the bakery", "two boxes", "five five five, three seven one oh"),
+            Stop("Market Square", "the post office", "three letters", "five five five, four four nine one"),
+            Stop("Castle Hill", "the hotel", "five boxes", "five five five, six oh five two"),
         ]
     )
     notes: list[str] = field(default_factory=list)
@@ -52,14 +52,16 @@ class Round:
         if "last" in said or "this one" in said:
             return behind[-1]
         for stop in self.stops:
-            if any(part in said for part in (stop.street.lower(), stop.street.split()[0].lower(), stop.customer.lower())):
+            if any(
+                part in said for part in (stop.street.lower(), stop.street.split()[0].lower(), stop.customer.lower())
+            ):
                 return stop
         if not said or "next" in said or said in ("it", "that", "this"):
             return self.ahead()[0]
         raise ValueError(f"There is no stop called {words}.")
 
 
-@tool(examples=["what's my next stop", "where do I go next", "what's next", "where to now"], side_effects=False)
+@tool(examples=["what's my next stop", "where do I go next", "where am I going next"], side_effects=False)
 def next_stop(session: Session) -> str:
     """The address of the next delivery and what to know about it."""
     stop = session.state.ahead()[0]
@@ -70,13 +72,13 @@ def next_stop(session: Session) -> str:
 
 
 @tool(
-    examples=["how do I get there", "how do I get to the next stop", "give me directions", "what's the way"],
+    examples=["how do I get there", "tell me how to get there", "how do I get to the next stop", "give me directions"],
     side_effects=False,
 )
 def directions() -> str:
     """The way from here to the next stop, road by road. It takes a while to say."""
     return (
-        "From Church Street, drive straight on for half a mile, until you pass the fire station. "
+        "From Oxford Street, drive straight on for half a mile, until you pass the fire station. "
         "At the roundabout, take the second exit, and go over the bridge. "
         "Turn left at the traffic lights, and follow the river for about a mile. "
         "When you see the old lighthouse, slow down, because the turn is easy to miss. "
@@ -85,7 +87,7 @@ def directions() -> str:
 
 
 @tool(
-    examples=["how many stops are left", "how many stops do I have left", "what is left", "how many more stops"],
+    examples=["how many stops are left", "how many stops are there", "what are the remaining stops"],
     side_effects=False,
 )
 def stops_left(session: Session) -> str:
@@ -99,6 +101,7 @@ def stops_left(session: Session) -> str:
         "who is it for",
         "who is {delivery} for",
         "how many boxes is it",
+        "how many boxes are there",
         "what is the phone number of {delivery}",
         "what is the phone number for {delivery}",
         "give me the phone number of {delivery}",

@@ -28,6 +28,7 @@ _OPTIONS = (
     "language",
     "greeting",
     "farewell",
+    "apology",
     "idle_prompt",
     "name",
     "turn_taking",
@@ -47,6 +48,7 @@ class Agent:
         tools: functions (plain, or decorated with `@tool`), MCP servers, tool objects of other frameworks.
         voice: a voice that the model knows; language: a BCP 47 tag.
         greeting: said first, verbatim; "" waits for the user.
+        apology: said when an answer fails before anything of it was heard; "" stays silent.
         farewell: said when the call is ended by a tool and the model says nothing.
         idle_prompt: asked when nobody has said anything for `limits.idle_s`; "" never.
         name: shown in events and logs.
@@ -71,6 +73,7 @@ class Agent:
         language: str | None = None,
         greeting: str = "",
         farewell: str = "Goodbye.",
+        apology: str = "Sorry, something went wrong. Please say that again.",
         idle_prompt: str = "Are you still there?",
         name: str = "agent",
         turn_taking: TurnTaking | None = None,
@@ -98,6 +101,7 @@ class Agent:
             language=language,
             greeting=greeting,
             farewell=farewell,
+            apology=apology,
             idle_prompt=idle_prompt,
             turn_taking=turn_taking or TurnTaking(),
             limits=limits or LimitOptions(),
@@ -173,7 +177,9 @@ class Agent:
             if out not in channels:
                 channels.append(out)
         if not channels:
-            raise ConfigurationError("run() has no inputs and no outputs.", hint="Pass a channel, such as Microphone().")
+            raise ConfigurationError(
+                "run() has no inputs and no outputs.", hint="Pass a channel, such as Microphone()."
+            )
         session = self.session(*channels, committer=committer)
         async with session:
             return await session.wait()
@@ -187,9 +193,10 @@ async def resolve(agent: Agent | AgentFactory, call: CallInfo) -> Agent:
     """The agent for a call: itself, or what its factory makes. Raises ConfigurationError if that is no agent."""
     if isinstance(agent, Agent):
         return agent
-    made = agent(call)
+    made: Any = agent(call)
     if inspect.isawaitable(made):
-        made = await asyncio.wait_for(made, 30)
+        async with asyncio.timeout(30):
+            made = await made
     if not isinstance(made, Agent):
         raise ConfigurationError(f"The agent factory returned a {type(made).__name__}.", hint="Return an Agent.")
     return made

@@ -330,15 +330,7 @@ AnyEvent = (
     | TurnMeasured
     | ErrorEvent
 )
-AnyInput = (
-    AudioInput
-    | TextInput
-    | ImageInput
-    | SensorInput
-    | ActivityInput
-    | InterruptInput
-    | ApprovalInput
-)
+AnyInput = AudioInput | TextInput | ImageInput | SensorInput | ActivityInput | InterruptInput | ApprovalInput
 
 _encoder = msgspec.json.Encoder()
 _event_decoder = msgspec.json.Decoder(AnyEvent)
@@ -352,12 +344,14 @@ def encode(message: Event | Input) -> bytes:
 
 def decode_event(text: bytes | str) -> AnyEvent:
     """An event from its JSON text. Raises `msgspec.ValidationError` or `msgspec.DecodeError`."""
-    return _event_decoder.decode(text)
+    event: AnyEvent = _event_decoder.decode(text)
+    return event
 
 
 def decode_input(text: bytes | str) -> AnyInput:
     """An input from its JSON text. Raises `msgspec.ValidationError` or `msgspec.DecodeError`."""
-    return _input_decoder.decode(text)
+    message: AnyInput = _input_decoder.decode(text)
+    return message
 
 
 def json_schema() -> dict[str, Any]:

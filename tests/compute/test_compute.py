@@ -10,7 +10,16 @@ from contextlib import aclosing, asynccontextmanager, suppress
 import pytest
 import uvloop
 
-from duologue.compute import Compute, Handle, Priority, SupersededError, ThreadCompute, VirtualCompute, shared
+from duologue.compute import (
+    Compute,
+    Handle,
+    ItemStream,
+    Priority,
+    SupersededError,
+    ThreadCompute,
+    VirtualCompute,
+    shared,
+)
 from duologue.errors import OverloadedError, SessionClosedError
 from duologue.testing.clock import run_virtual
 
@@ -58,8 +67,7 @@ async def gated(compute: Compute, capacity: int = 64) -> AsyncIterator[tuple[Han
         await asyncio.sleep(0.5)
     else:
         blocker = asyncio.create_task(handle.run(block))
-        while not started.is_set():
-            await asyncio.sleep(0)
+        await asyncio.to_thread(started.wait, 10)
     yield handle, gate.set
     gate.set()
     with suppress(SessionClosedError):  # a scenario may close the compute
@@ -73,6 +81,10 @@ def note(name: str) -> Callable[[list[str]], str]:
         return name
 
     return job
+
+
+async def drain(stream: ItemStream[int]) -> list[int]:
+    return [item async for item in stream]
 
 
 async def settle() -> None:
@@ -177,11 +189,12 @@ def test_a_stream_gives_all_items_and_its_error(play: Callable[[Scenario], None]
             yield from range(h)
             raise KeyError("end")
 
-        got = []
+        stream = handle.stream(count, backlog=1)
+        assert [await anext(stream) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(KeyError):
-            async for item in handle.stream(count, backlog=1):
-                got.append(item)
-        assert got == [0, 1, 2]
+            await anext(stream)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
         assert [x async for x in handle.stream(lambda h: iter(range(20)), backlog=3)] == list(range(20))
 
     play(scenario)
@@ -348,8 +361,7 @@ def test_a_parked_stream_ends_with_the_compute(play: Callable[[Scenario], None])
             await handle.run(lambda _: None)
         await compute.close()
         with pytest.raises(SessionClosedError):
-            while True:
-                await anext(stream)
+            await drain(stream)
 
     play(scenario)
 
@@ -394,8 +406,7 @@ def test_a_virtual_clock_stands_still_while_a_thread_works() -> None:
             return gate.wait(10)
 
         task = asyncio.create_task(handle.run(work))
-        while not started.is_set():
-            await asyncio.sleep(0)
+        await asyncio.to_thread(started.wait, 10)
         assert not ticker.done()
         gate.set()
         assert await task

@@ -74,13 +74,17 @@ def test_grace_runs_from_the_cut_and_is_not_prolonged_by_a_second_report() -> No
 def test_the_token_before_is_good_until_the_new_one_has_arrived() -> None:
     tokens = ResumeTokens("a")
     tokens.rotate("b")
+    tokens.rotate("c")  # two openings lost in a row
+    assert not tokens.accepts("b")
     assert tokens.accepts("a")
-    assert tokens.accepts("b")
+    assert tokens.accepts("c")
+    assert not tokens.accepts("a")  # it has shown c since
+    tokens.rotate("d")
     tokens.confirm()
-    assert not tokens.accepts("a")
-    assert tokens.accepts("b")
+    assert not tokens.accepts("c")
+    assert tokens.accepts("d")
     assert not tokens.accepts("")
-    assert not ResumeTokens("a").accepts("")
+    assert not ResumeTokens("").accepts("")
     assert not tokens.accepts("\ud800")
 
 

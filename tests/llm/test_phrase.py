@@ -258,3 +258,46 @@ def test_any_jumble_of_known_words_gives_arguments_that_the_tools_take(said: str
     events = asyncio.run(Conversation(matcher()).say(said))
     for name, arguments in calls_of(events):
         next(each for each in TOOLS if each.name == name).prepare(arguments)
+
+
+@pytest.mark.parametrize(
+    ("said", "low", "high"),
+    [
+        ("mark the last one", 0.8, 1),
+        ("mark the last one as", 0.8, 1),
+        ("mark the last one as complete", 0, 0.1),
+        ("what's my next", 0.8, 1),
+        ("what's my next stop", 0, 0.1),
+        ("tell me about", 0.8, 1),
+        ("add a note", 0.8, 1),
+        ("add a note the gate code is 4421", 0.2, 0.5),
+        ("add a note the", 0.8, 1),
+        ("order a large van for tuesday", 0, 0.2),
+        ("the last one, no,", 0.8, 1),
+        ("so I think um", 0.8, 1),
+        ("what is 12 times", 0.8, 1),
+        ("i picked up twenty", 0.8, 1),
+        ("goodbye", 0, 0.1),
+        ("my cat is called napoleon", 0.2, 0.4),
+        ("", 0.2, 0.4),
+    ],
+)
+def test_could_continue(said: str, low: float, high: float) -> None:
+    assert low <= matcher().could_continue(said, SPECS) <= high
+
+
+@given(st.text(max_size=80))
+def test_could_continue_is_a_probability(said: str) -> None:
+    assert 0 <= matcher().could_continue(said, SPECS) <= 1
+
+
+@pytest.mark.anyio
+async def test_instructions_to_a_language_model_are_passed_over() -> None:
+    system = Message(role="system", content="mark the bakery as complete")
+    said = Message(role="user", content="what's my next stop")
+    assert calls_of(await generate(matcher(), [system, said, system])) == [("next_stop", {})]
+    result = Message(role="tool", name="next_stop", tool_call_id="phrase_1", content="Mill Lane.")
+    assert text_of(await generate(matcher(), [said, result, system])) == "Mill Lane."
+    assert text_of(await generate(matcher(), [system])) == "Hello! What can I do for you?"
+    greeted = Message(role="assistant", content="Hi.")
+    assert text_of(await generate(matcher(), [system, greeted, system])) == "What can I do for you?"

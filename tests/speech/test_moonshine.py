@@ -13,7 +13,7 @@ import pytest
 
 from duologue.compute import ThreadCompute, VirtualCompute
 from duologue.errors import AudioFormatError, ConfigurationError, MissingDependencyError, SessionClosedError
-from duologue.speech.moonshine import MoonshineSTT, MoonshineStream, clean
+from duologue.speech.moonshine import MoonshineStream, MoonshineSTT, clean
 from duologue.speech.vad import SileroVAD
 from duologue.testing.clock import run_virtual
 from tests.speech.recordings import BECKETT, TWO_CITIES, beckett, recording, two_cities, words
@@ -47,7 +47,7 @@ async def utterances(stream: MoonshineStream, pcm: bytes, pause: float, ask: boo
             elif speaking and end - last > pause * RATE:
                 speaking = False
                 texts.append((await stream.final(last + 3_200)).text)
-        if ask and speaking and offset % 64_000 == 0:
+        if ask and speaking and offset % 128_000 == 0:
             await stream.partial()
     if speaking:
         texts.append((await stream.final()).text)

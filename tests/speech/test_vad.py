@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_silero_hears_the_words_and_the_pauses_of_a_recording() -> None:
     for _, start, end in BECKETT:
         inside = [p for at, p in decisions if start + 0.15 < at / 16_000 < end - 0.1]
         assert np.mean(inside) > 0.8
-    pauses = [(a[2], b[1]) for a, b in zip(BECKETT, BECKETT[1:], strict=False)]
+    pauses = [(a[2], b[1]) for a, b in pairwise(BECKETT)]
     for start, end in pauses:
         between = [p for at, p in decisions if start + 0.15 < at / 16_000 < end]
         assert not between or min(between) < 0.35

@@ -70,7 +70,7 @@ def test_a_click_is_no_speech_and_a_short_gap_no_end() -> None:
     pcm = place(40_000, (1000, noise(80)), (10_000, noise(4000)), (16_000, noise(4000)))
     assert speech_spans(pcm, RATE) == [Span(10_000, 20_000)]
     assert speech_spans(pcm, RATE, min_gap_s=0.1) == [Span(10_000, 14_000), Span(16_000, 20_000)]
-    assert len(speech_spans(pcm, RATE, min_speech_s=0)) == 2 + 0
+    assert len(speech_spans(pcm, RATE, min_speech_s=0)) == 2
 
 
 def test_onset_and_offset() -> None:
@@ -145,7 +145,7 @@ async def _speak(text: str) -> tuple[bytes, int]:
 
 
 def test_real_speech_is_recognised_and_placed() -> None:
-    said = "Your next stop is twelve Harbour Street in Oslo."
+    said = "Please tell me what the weather will be like tomorrow morning."
     pcm, rate = asyncio.run(_speak(said))
     recording = bytes(2 * rate) + pcm + bytes(4 * rate) + pcm[: 2 * rate]
     assert align(pcm, recording)[:1] == (rate,)

@@ -14,7 +14,7 @@ from duologue.testing.words import WordErrors, normalise, number_words, wer, wor
     ("text", "words"),
     [
         ("What's my next stop?", "whats my next stop"),
-        ("12 Harbour Street, Oslo", "twelve harbour street oslo"),
+        ("12 Harbour Street, Oslo", "twelve harbor street oslo"),
         ("It’s twenty-one.", "its twenty one"),
         ("1,234 and 105", "one thousand two hundred thirty four and one hundred five"),
         ("one hundred and five", "one hundred five"),
@@ -28,6 +28,7 @@ from duologue.testing.words import WordErrors, normalise, number_words, wer, wor
         ("OK, Mr. Smith", "okay mister smith"),
         ("Uh-huh", "uh huh"),
         ("Grünerløkka", "grünerløkka"),
+        ("the centre of the harbour", "the center of the harbor"),
         ("", ""),
         ("— … !", ""),
     ],
@@ -45,7 +46,7 @@ def test_word_errors_by_kind() -> None:
     assert wer("", "made up") == 2.0
 
 
-WORDS = st.lists(st.sampled_from("alpha bravo charlie delta".split()), max_size=12)
+WORDS = st.lists(st.sampled_from(["alpha", "bravo", "charlie", "delta"]), max_size=12)
 
 
 @given(WORDS.filter(bool), WORDS)
@@ -60,7 +61,7 @@ def test_the_rate_is_what_jiwer_says(said: list[str], recognised: list[str]) -> 
 @given(st.text())
 def test_any_text_can_be_normalised_and_twice_is_once(text: str) -> None:
     words = normalise(text)
-    assert all(words)
+    assert normalise(" ".join(words)) == words
     assert wer(text, text) == 0.0
 
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from ..errors import DuologueError
 from ..events import Event, Input
 
 Pacing = Literal["paced", "burst", "none"]
@@ -55,6 +56,9 @@ class Port(Protocol):
     def input(self, message: Input) -> None:
         """Anything else from the participant. Raises a typed error that the channel passes to the participant."""
 
+    def refused(self, error: DuologueError) -> None:
+        """An input could not be taken, and this channel cannot tell its participant: tell everybody who can act."""
+
     def played(self, position: int) -> None:
         """Everything before this track position has been rendered. Raises ProtocolError if it was never sent."""
 
@@ -89,8 +93,7 @@ class Channel(ABC):
     async def run(self) -> None:  # noqa: B027 - a channel without an input has nothing to run
         """Carry until the participant leaves. Cancelled when the session ends. Runs in the session's task group."""
 
-    @abstractmethod
-    def event(self, event: Event, encoded: bytes) -> None:
+    def event(self, event: Event, encoded: bytes) -> None:  # noqa: B027 - an input has nobody to tell
         """An event, and its JSON. Not :class:`duologue.events.ResponseAudio`, which comes by :meth:`audio`."""
 
     def audio(self, response: str, offset: int, position: int, pcm: bytes) -> None:  # noqa: B027

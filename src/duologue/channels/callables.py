@@ -46,7 +46,8 @@ def to_input(value: Any) -> Input:
         return AudioInput(pcm=bytes(value))
     if isinstance(value, Mapping):
         try:
-            return msgspec.convert(dict(value), AnyInput)  # type: ignore[arg-type]
+            message: Input = msgspec.convert(dict(value), AnyInput)
+            return message
         except msgspec.ValidationError as error:
             raise ConfigurationError(
                 f"An input callable returned an object that is no input: {error}.",
@@ -67,7 +68,9 @@ class CallableInput(Channel):
 
     def __init__(self, source: Source, *, rate: int | None = None) -> None:
         if not callable(source):
-            raise ConfigurationError(f"{source!r} is no input.", hint="Pass a channel or a callable that can be awaited.")
+            raise ConfigurationError(
+                f"{source!r} is no input.", hint="Pass a channel or a callable that can be awaited."
+            )
         self.name = getattr(source, "__qualname__", type(source).__name__)
         self._source = source
         self._rate = rate
@@ -109,7 +112,9 @@ class CallableOutput(Channel):
 
     def __init__(self, sink: Sink, *, rate: int = 0, audio: bool = True) -> None:
         if not callable(sink):
-            raise ConfigurationError(f"{sink!r} is no output.", hint="Pass a channel or a callable that takes an event.")
+            raise ConfigurationError(
+                f"{sink!r} is no output.", hint="Pass a channel or a callable that takes an event."
+            )
         self.name = getattr(sink, "__qualname__", type(sink).__name__)
         self._sink = sink
         self._rate = rate

@@ -64,7 +64,9 @@ class Program(Channel):
 
     name = "program"
 
-    def __init__(self, *, audio: bool = True, input_rate: int | None = None, output_rate: int = 0, pacing: Pacing = "paced") -> None:
+    def __init__(
+        self, *, audio: bool = True, input_rate: int | None = None, output_rate: int = 0, pacing: Pacing = "paced"
+    ) -> None:
         self._audio = audio
         self._input_rate = input_rate
         self._output_rate = output_rate

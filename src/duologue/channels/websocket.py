@@ -216,7 +216,14 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-async def run_link(socket: Socket, first: str | bytes, opener: Opener, *, options: ServerOptions | None = None, notice: Callable[[WebSocketChannel], str]) -> None:
+async def run_link(
+    socket: Socket,
+    first: str | bytes,
+    opener: Opener,
+    *,
+    options: ServerOptions | None = None,
+    notice: Callable[[WebSocketChannel], str],
+) -> None:
     """Drive one WebSocket of protocol v1, from its first message to its end. Does not raise for what the client does."""
     loop = asyncio.get_running_loop()
     writable = asyncio.Event()
@@ -266,7 +273,9 @@ async def _read(socket: Socket, link: ServerProtocol, channel: WebSocketChannel,
             message = await socket.receive()
             now = loop.time()
             try:
-                received = link.receive_bytes(message, now) if isinstance(message, bytes) else link.receive_text(message, now)
+                received = (
+                    link.receive_bytes(message, now) if isinstance(message, bytes) else link.receive_text(message, now)
+                )
                 for item in received:
                     if type(item) is UserAudio:
                         port.audio(item.pcm, item.position)

@@ -1,12 +1,10 @@
-"""A playback device: plays the agent's track in real time, stops at once, and knows to the sample what it rendered
-when.
+"""A playback device: plays the agent's track in real time, stops at once, knows to the sample what sounded when.
 
 It works like a sound card: time is cut into quanta of about 10 ms on a fixed grid; at the beginning of each one the
 samples for it are taken, and what has been taken can no longer be stopped. There are two ways to drive it:
 
 * **virtual**: :meth:`PlaybackDevice.run` renders every quantum that is due. It may be called late without changing
-the result,
-  since :meth:`write` and :meth:`clear` first render what was due before them;
+  the result, since :meth:`write` and :meth:`clear` first render what was due before them;
 * **by a sound card**, whose callback calls :meth:`PlaybackDevice.pull` from its own thread.
 
 The log of :class:`Rendered` runs is the reference for what was heard and how fast a barge-in silenced the agent.
@@ -41,14 +39,13 @@ class Rendered(NamedTuple):
 class _Segment:
     """Audio that waits to be rendered."""
 
-    __slots__ = ("last", "offset", "pcm", "position", "response")
+    __slots__ = ("offset", "pcm", "position", "response")
 
-    def __init__(self, pcm: bytes, position: int, response: str, offset: int, last: bool) -> None:
+    def __init__(self, pcm: bytes, position: int, response: str, offset: int) -> None:
         self.pcm = pcm
         self.position = position
         self.response = response
         self.offset = offset
-        self.last = last
 
 
 class PlaybackDevice:
@@ -97,7 +94,8 @@ class PlaybackDevice:
         self._lock = threading.Lock()
         self._gain = self._target = 1.0
         self._step = 0.0  # change of gain a sample while ramping
-        self._mid_response = False
+        self._ended: tuple[str, int] | None = None  # response and offset after the last sample taken
+        self._starved = False
         self.log: deque[Rendered] = deque(maxlen=keep_log)
         self.position = 0
         self.underruns = 0
@@ -109,15 +107,21 @@ class PlaybackDevice:
         """Samples that have not been taken yet."""
         return self._waiting
 
-    def write(self, pcm: bytes, *, position: int, response: str, offset: int, now: float, last: bool = False) -> None:
+    def write(self, pcm: bytes, *, position: int, response: str, offset: int, now: float) -> None:
         """Take audio in; it is rendered after all that came before, whatever gap there is between positions."""
         with self._lock:
             self._run(now)
             samples = len(pcm) >> 1
+            if not samples:
+                return
             if self._waiting + samples > self._limit:
                 self.dropped_samples += samples
                 return
-            self._segments.append(_Segment(pcm, position, response, offset, last))
+            if self._starved:
+                # Silence between two responses is no fault; silence inside one is, and only its continuation tells.
+                self.underruns += self._ended == (response, offset)
+                self._starved = False
+            self._segments.append(_Segment(pcm, position, response, offset))
             self._waiting += samples
 
     def clear(self, before: int, *, response: str = "", now: float) -> int:
@@ -140,7 +144,7 @@ class PlaybackDevice:
                     segment.offset += gone
                 kept.append(segment)
             self._segments = kept
-            self._mid_response = bool(kept)
+            self._ended = None
             return self.position
 
     def duck(self, gain_db: float, *, ramp_ms: int = 0, now: float) -> None:
@@ -193,7 +197,7 @@ class PlaybackDevice:
             due = math.floor((now - self._start) * self.rate / self._quantum + 1e-6) + 1
             if due > self._next:
                 self._next = due
-                self._starve()
+                self._starved = True
             return
         while self._segments and (at := self._time(self._next)) <= now + 1e-9:
             self._take(self._quantum, at + self.latency_s)
@@ -208,31 +212,25 @@ class PlaybackDevice:
             segment = self._segments[0]
             piece = segment.pcm if len(segment.pcm) <= 2 * need else segment.pcm[: 2 * need]
             taken = len(piece) >> 1
-            if taken:
-                sounds_at = at + (samples - need) / self.rate
-                self._log(segment, taken, sounds_at)
-                self.position = segment.position + taken
-                piece = self._shape(piece)
-                out.append(piece)
-                if self._sink is not None:
-                    self._sink(piece, sounds_at)
+            sounds_at = at + (samples - need) / self.rate
+            self._log(segment, taken, sounds_at)
+            self.position = segment.position + taken
+            piece = self._shape(piece)
+            out.append(piece)
+            if self._sink is not None:
+                self._sink(piece, sounds_at)
             need -= taken
             self._waiting -= taken
             if 2 * taken == len(segment.pcm):
-                self._mid_response = not segment.last
+                self._ended = (segment.response, segment.offset + taken)
                 self._segments.popleft()
             else:
                 segment.pcm = segment.pcm[2 * taken :]
                 segment.position += taken
                 segment.offset += taken
         if need and out:
-            self._starve()
+            self._starved = True
         return b"".join(out)
-
-    def _starve(self) -> None:
-        if self._mid_response:
-            self.underruns += 1
-            self._mid_response = False
 
     def _log(self, segment: _Segment, taken: int, at: float) -> None:
         log = self.log

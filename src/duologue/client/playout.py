@@ -55,7 +55,6 @@ class Playout:
             position=audio.position,
             response=audio.response,
             offset=audio.offset,
-            last=audio.last,
             now=now,
         )
         if self._idle.is_set() and self.device.waiting:

@@ -73,4 +73,6 @@ class SpeakFreely(Action, frozen=True, kw_only=True, tag="speak_freely"):
     """Queued responses may be played from now on."""
 
 
-AnyAction = UserStarted | UserStopped | Prepare | Commit | Reopen | Discard | Duck | Pause | Resume | Yield | SpeakFreely
+AnyAction = (
+    UserStarted | UserStopped | Prepare | Commit | Reopen | Discard | Duck | Pause | Resume | Yield | SpeakFreely
+)

@@ -50,6 +50,7 @@ class Activity:
 
     def window(self, start_ms: float, end_ms: float, probability: float) -> bool | None:
         """Take one window. Returns True when speech began with it, False when it ended, else None."""
+        gap = start_ms > self.now_ms
         self.now_ms = end_ms
         if self.speaking:
             if probability >= self._off:
@@ -62,8 +63,8 @@ class Activity:
         if probability < self._on:
             self._run_ms = -1.0
             return None
-        if self._run_ms < 0:
-            self._run_ms = start_ms
+        if self._run_ms < 0 or gap:
+            self._run_ms = start_ms  # a run is unbroken: what was lost before it proves nothing
         if end_ms - self._run_ms >= self.options.onset_ms:
             self.speaking = True
             self.began_ms = self._run_ms

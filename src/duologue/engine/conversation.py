@@ -48,7 +48,11 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def size(self) -> int:
         """Bytes that the entry takes, roughly: its text and arguments as UTF-8."""
-        return len(self.text.encode()) + len(self.name) + (len(msgspec.json.encode(self.arguments)) if self.arguments else 0)
+        return (
+            len(self.text.encode())
+            + len(self.name)
+            + (len(msgspec.json.encode(self.arguments)) if self.arguments else 0)
+        )
 
 
 class Conversation:
@@ -158,13 +162,14 @@ class Conversation:
         needs_note = bool(self.pinned or self._summary)
         facts = [f"{name}: {fact}" for name, fact in self.pinned.items()]
         reserved = sum(len(fact.encode()) + 1 for fact in facts) + 64
+        share = int((max_bytes if max_bytes is not None else 1 << 20) * _SUMMARY_SHARE)
+        if self._summary:
+            reserved += share
         total = sum(item.size for item in items)
         if total + (reserved if needs_note else 0) > budget or len(items) + needs_note > room:
             needs_note = True
-            budget = max(0, budget - reserved - int(budget * _SUMMARY_SHARE))
+            budget = max(0, budget - reserved - (0 if self._summary else share))
             room -= 1
-        elif needs_note:
-            budget -= reserved
         kept: list[Item] = []
         used = 0
         for item in reversed(items):
@@ -180,7 +185,6 @@ class Conversation:
         if not needs_note:
             return kept
         lines = self._summary + [line for item in (*dropped, *orphans) if (line := _line(item))]
-        share = int((max_bytes or 1 << 20) * _SUMMARY_SHARE)
         summary: list[str] = []
         for line in reversed(lines):
             share -= len(line.encode()) + 1
@@ -195,8 +199,9 @@ class Conversation:
         text = "\n".join(parts)
         if not text:
             return kept
-        if max_text is not None:
-            text = text.encode()[:max_text].decode(errors="ignore")
+        limit = min(max_text if max_text is not None else 1 << 62, max_bytes if max_bytes is not None else 1 << 62)
+        if len(text.encode()) > limit:  # pinned facts that alone exceed the limit
+            text = text.encode()[:limit].decode(errors="ignore")
         return [Item(kind="note", id="summary", text=text), *kept]
 
     def dump(self) -> bytes:

@@ -23,6 +23,8 @@ class EndpointingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         curve: how fast the wait falls as the probability rises (1: linear).
         unknown: the probability assumed while recognition has not answered.
         hard_max_ms: the turn ends after this much silence, whatever the evidence.
+        provider_max_ms: where the provider decides: the same, for a turn of which it says nothing more.
+        stall_max_s: longest wait on the monotonic clock for further input inside a turn, should it stall.
         no_words_ms: a sound without words is no turn after this much silence.
         prepare_ms: silence after which a speculative reply is begun.
         pause_weight: how much of the user's typical pause inside turns is added to the wait (0: none).
@@ -34,6 +36,8 @@ class EndpointingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     curve: float = 1.5
     unknown: float = 0.25
     hard_max_ms: float = 2800.0
+    provider_max_ms: float = 10_000.0
+    stall_max_s: float = 20.0
     no_words_ms: float = 500.0
     prepare_ms: float = 120.0
     pause_weight: float = 0.25
@@ -53,7 +57,7 @@ class Endpointing:
         """Silence to wait for, given the probability that the turn is over (None: not known yet)."""
         o = self.options
         p = o.unknown if probability is None else min(1.0, max(0.0, probability))
-        doubt = (1.0 - p) ** o.curve
+        doubt: float = (1.0 - p) ** o.curve
         delay = o.shortest_ms + (o.longest_ms - o.shortest_ms) * doubt
         # A user who pauses long inside turns gets more time, but only where there is doubt: certainty stays fast.
         delay += o.pause_weight * self.typical_pause_ms * doubt

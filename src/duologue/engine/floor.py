@@ -30,6 +30,7 @@ wake-ups in recorded order and gets the same actions.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import StrEnum
 from typing import Literal
 
@@ -107,6 +108,10 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
 #: states in which responses may be played
 MAY_SPEAK = frozenset({_S.IDLE, _S.THINKING, _S.AGENT, _S.OVERLAP})
 _OVERLAPPING = frozenset({_S.AGENT, _S.OVERLAP, _S.HELD})
+#: transitions kept for whoever looks; the turn records hold them all
+_TRANSITIONS_KEPT = 512
+#: a wake-up counts as due this much before its deadline: recorded times are whole ticks (seconds)
+_HAIR_S = 1e-4
 
 
 class FloorOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,14 +144,16 @@ class Floor:
         self.state = State.IDLE
         self.turn = ""
         self.text = ""
-        self.transitions: list[Transition] = []
+        self.transitions: deque[Transition] = deque(maxlen=_TRANSITIONS_KEPT)
+        self.steps = 0  # transitions made so far
         self.activity = Activity(self.options.activity)
         self.endpointing = Endpointing(self.options.endpointing)
         self._turns = 0
         self._engine = self.options.authority == "engine"
         self._out: list[Action] = []
         self._now = 0.0
-        self._reset_evidence()
+        self._final = False
+        self._probability: float | None = None
         self._open_turn = False  # a turn that has begun and is neither committed nor discarded
         self._irrevocable = False  # the committed turn has had effects, so it cannot be reopened
         self._committed = False
@@ -155,12 +162,16 @@ class Floor:
         self._held_until = 0.0
         self._speech_end_ms = 0.0
         self._prepared = False
+        self._input_over = False  # no audio will come, so media time stands still and cannot decide anything
+        self._evidence_at = 0.0  # monotonic time of the last window, or of the step that began to wait for one
+        self._provider_ms = 0.0  # media time at which the provider last said something
 
     # ------------------------------------------------------------------ facts
 
     def window(self, start_ms: float, end_ms: float, probability: float, now: float) -> list[Action]:
         """A window of the user's track with its speech probability; times in milliseconds of media time."""
-        self._now = now
+        self._now = self._evidence_at = now
+        self._input_over = False
         activity = self.activity
         change = activity.window(start_ms, end_ms, probability)
         if not self._engine:
@@ -170,7 +181,11 @@ class Floor:
         elif change is False:
             self._stopped()
         state = self.state
-        if state is _S.IDLE or state is _S.USER:
+        if state is _S.IDLE:
+            if activity.speaking:
+                self._began()  # they began when the floor was not free, and it has become so
+            return self._take()
+        if state is _S.USER:
             return self._take()
         if activity.speaking:
             if state in _OVERLAPPING:
@@ -232,7 +247,7 @@ class Floor:
                 self._go(_S.IDLE, "agent finished")
             else:
                 self._go(_S.USER, "agent finished under the user")
-                if self._engine and not self.activity.speaking:
+                if self._speech_end_ms and not (self._engine and self.activity.speaking):
                     self._pause("silence")
         return self._take()
 
@@ -247,7 +262,8 @@ class Floor:
     def effects(self, now: float) -> list[Action]:
         """A tool with side effects started for the committed turn: it can no longer be reopened."""
         self._now = now
-        self._irrevocable = True
+        if not self._open_turn:  # else it belongs to an earlier one, which cannot be reopened anyway
+            self._irrevocable = True
         return self._take()
 
     def typed(self, text: str, now: float) -> list[Action]:
@@ -256,7 +272,7 @@ class Floor:
         if self.state is _S.CLOSED:
             return self._take()
         if self.state in _OVERLAPPING:
-            self._yield("typed")
+            self._yield("typed", weigh=False)
         elif self.state is _S.THINKING:
             self._close_turn()
             self._go(_S.USER, "typed")
@@ -273,8 +289,8 @@ class Floor:
         self._now = now
         if self.state is _S.CLOSED:
             return self._take()
-        if self.state in (_S.OVERLAP, _S.HELD, _S.AGENT):
-            self._yield(reason)
+        if self.state in _OVERLAPPING:
+            self._yield(reason, weigh=False)
         if self.state is _S.THINKING:  # a second turn before the first is answered
             self._close_turn()
             self._go(_S.USER, reason)
@@ -287,28 +303,27 @@ class Floor:
         return self._take()
 
     def interrupt(self, reason: str, now: float) -> list[Action]:
-        """Silence the agent by request; the user has the floor."""
+        """Silence the agent by request, and take back what it was about to say; the user has the floor."""
         self._now = now
         if self.state in _OVERLAPPING:
             self._yield(reason)
-        if self.state is _S.USER and not self._open_turn:
-            self._go(_S.PAUSE, reason)
-            self._go(_S.IDLE, reason)
+            if self.state is _S.USER and not self._open_turn:
+                self._go(_S.PAUSE, reason)
+                self._go(_S.IDLE, reason)
+                self._out.append(SpeakFreely(reason=reason))
+        elif self.state in (_S.IDLE, _S.THINKING):
+            self._out.append(Yield(reason=reason))
+            if self.state is _S.THINKING:
+                self._close_turn()
+                self._go(_S.IDLE, reason)
             self._out.append(SpeakFreely(reason=reason))
         return self._take()
 
     def input_ended(self, now: float) -> list[Action]:
         """No more audio will come (muted, end of file): whatever was said is the turn."""
         self._now = now
-        if self.activity.speaking:
-            self._stopped()
-            self.activity.stop()
-        if self.state in (_S.OVERLAP, _S.HELD):
-            self._settle_overlap(force=True)
-        if self.state is _S.USER:
-            self._pause("input ended")
-        if self.state is _S.PAUSE:
-            self._commit("input ended")
+        if self.state is not _S.CLOSED:
+            self._end_input("input ended")
         return self._take()
 
     def provider(self, fact: ProviderFact, at_ms: float, now: float) -> list[Action]:
@@ -316,6 +331,7 @@ class Floor:
         self._now = now
         if self._engine or self.state is _S.CLOSED:
             return self._take()
+        self._provider_ms = self.activity.now_ms
         if fact in ("started", "interrupted"):
             if self.state in _OVERLAPPING and (fact == "interrupted" or self.options.interruption.enabled):
                 self._yield(f"provider: speech {fact}")
@@ -329,9 +345,10 @@ class Floor:
                 self._begin_turn()
                 self._out.append(UserStarted(turn=self.turn, at_ms=at_ms, reason=f"provider: speech {fact}"))
         elif fact == "stopped":
-            if self.state is _S.USER:
+            if self._open_turn and self.state is not _S.PAUSE:
                 self._speech_end_ms = at_ms
                 self._out.append(UserStopped(turn=self.turn, at_ms=at_ms, reason="provider: speech stopped"))
+            if self.state is _S.USER:
                 self._go(_S.PAUSE, "provider: speech stopped")
         elif fact == "discarded" and self.state in (_S.USER, _S.PAUSE):
             if self.state is _S.USER:
@@ -342,9 +359,23 @@ class Floor:
     def wake(self, now: float) -> list[Action]:
         """The deadline of :meth:`next_deadline` has come."""
         self._now = now
-        if self.state is _S.HELD and now >= self._held_until:
-            # The input stalled in the middle of a judgement. Holding on would be dead air.
-            self._resume("held for too long without further input")
+        due = self.next_deadline()
+        if due is None or now < due - _HAIR_S:
+            return self._take()
+        if self.state in (_S.OVERLAP, _S.HELD):
+            if self._input_over:
+                self._settle_overlap(force=True)
+            else:
+                # The input stalled in the middle of a judgement. Holding on would be dead air.
+                self._resume("held for too long without further input")
+        else:
+            self._end_input("input stalled")
+        return self._take()
+
+    def authority(self, kind: Literal["engine", "provider"], now: float) -> list[Action]:
+        """Who decides turns from now on: another model has taken over. An open turn stays open."""
+        self._now = now
+        self._engine = kind == "engine"
         return self._take()
 
     def close(self, now: float) -> list[Action]:
@@ -357,8 +388,13 @@ class Floor:
     # ------------------------------------------------------------------ state
 
     def next_deadline(self) -> float | None:
-        """When :meth:`wake` is due, on the monotonic clock."""
-        return self._held_until if self.state is _S.HELD else None
+        """When :meth:`wake` is due, on the monotonic clock. It moves on as long as audio comes."""
+        state = self.state
+        if state is _S.HELD or (state is _S.OVERLAP and self._input_over):
+            return self._held_until
+        if self._engine and (state is _S.USER or state is _S.PAUSE):
+            return self._evidence_at + self.options.endpointing.stall_max_s
+        return None
 
     @property
     def may_speak(self) -> bool:
@@ -382,12 +418,14 @@ class Floor:
         if (self.state, target) not in TRANSITIONS:
             raise ConfigurationError(f"The floor cannot go from {self.state} to {target} ({reason}).")
         self.transitions.append(Transition(self._now, self.state, target, reason))
+        self.steps += 1
         self.state = target
+        self._evidence_at = self._now
 
     def _reset_evidence(self) -> None:
         self.text = ""
         self._final = False
-        self._probability: float | None = None
+        self._probability = None
 
     def _begin_turn(self) -> None:
         self._turns += 1
@@ -438,14 +476,51 @@ class Floor:
         if self.state is _S.USER:
             self._pause("silence")
         elif self.state is _S.AGENT and self._open_turn:
-            self._discard_sound("too short")
+            self._discard_sound("too short" if self.options.interruption.enabled else "interruption is disabled")
 
     def _pause(self, reason: str) -> None:
         self._go(_S.PAUSE, reason)
         self._prepared = False
         self._weigh_pause()
 
+    def _end_input(self, reason: str) -> None:
+        """Decide with what there is: media time goes no further."""
+        if self.activity.speaking:
+            self._stopped()
+            self.activity.stop()
+        self._input_over = True
+        if self.state in (_S.OVERLAP, _S.HELD):
+            self._judge_without_input(reason)
+        elif self.state is _S.USER:
+            self._pause(reason)
+        elif self.state is _S.PAUSE:
+            self._conclude(reason)
+
+    def _judge_without_input(self, reason: str) -> None:
+        if not self._open_turn:
+            # Our own voice activity ducked the agent, and the provider has said nothing of it.
+            self._out.append(Duck(on=False, reason=reason))
+            self._go(_S.AGENT, reason)
+            return
+        # Recognition may still turn it into a barge-in, but only so long.
+        self._held_until = self._now + self.options.interruption.verdict_ms / 1000
+        if not self._prepared:
+            self._prepared = True
+            self._out.append(Prepare(turn=self.turn, reply=False, reason=reason))
+        if self._final:
+            self._settle_overlap(force=False)
+
+    def _conclude(self, reason: str) -> None:
+        """In PAUSE, and no audio will come: it is a turn, unless it is known to have no words."""
+        if self._final and not self.text:
+            self._discard("no words")
+        else:
+            self._commit(reason)
+
     def _weigh_pause(self) -> None:
+        if self._input_over:
+            self._conclude("input ended")
+            return
         o = self.options.endpointing
         silence = self.activity.now_ms - self._speech_end_ms
         if not self._prepared and silence >= o.prepare_ms:
@@ -540,12 +615,12 @@ class Floor:
         self._open_turn = False
         self._out.append(Discard(turn=self.turn, reason=reason))
 
-    def _yield(self, reason: str) -> None:
-        """The user takes the floor from the agent."""
+    def _yield(self, reason: str, *, weigh: bool = True) -> None:
+        """The user takes the floor from the agent. `weigh`: whether their words, if over already, may be a whole turn."""
         self._out.append(Yield(reason=reason))
         self._go(_S.USER, reason)
         self._agent_ending = False
-        if self._open_turn and not self.activity.speaking and self._speech_end_ms:
+        if weigh and self._engine and self._open_turn and not self.activity.speaking and self._speech_end_ms:
             self._pause("the words are already over")
 
     def _observe(self, change: bool | None) -> list[Action]:
@@ -557,6 +632,11 @@ class Floor:
             if self.activity.speech_ms >= self.options.interruption.duck_ms:
                 self._go(_S.OVERLAP, "sound over the agent")
                 self._out.append(Duck(on=True, reason="sound over the agent"))
+        elif self.state in (_S.USER, _S.PAUSE) and not self.activity.speaking:
+            silence = self.activity.now_ms - max(self.activity.voiced_ms, self._provider_ms)
+            if silence >= self.options.endpointing.provider_max_ms:
+                # It has forgotten about the turn. Waiting on would keep the agent from ever speaking again.
+                self._commit(f"hard maximum: {silence:.0f} ms of silence, and the provider says nothing")
         return self._take()
 
 

@@ -152,7 +152,7 @@ class Ledger:
     def cleared(self, played: int | None, now: float) -> int:
         """The listener confirmed the clear at `played` (None: no answer in time, the estimate stands). Returns the cut."""
         if played is None:
-            cut = min(self.sent, round(self._played))
+            cut = max(0, self.acknowledged, min(self.sent, round(self._played)))
         else:
             if played > self.sent:
                 raise ProtocolError(
@@ -197,36 +197,33 @@ class Ledger:
 
     def heard(self, response: str, now: float) -> Heard:
         """How many samples of `response`, from its beginning, the listener has heard."""
-        estimate = self._estimate(now)
-        # A loss-free listener hears a response in order, and a resumed one again from a word boundary: the furthest sample.
+        played = int(self._estimate(now))
+        # A response is heard in order, and after a false barge-in again from a word boundary: the furthest sample counts.
         furthest, reached = 0, 0
-        for span in reversed(self._spans):
+        for span in self._spans:
             if span.response != response:
-                if furthest and span.end < reached:
-                    break
                 continue
-            end = span.end if span.cut is None else span.cut
-            upto = min(end, int(estimate)) if span.cut is None else end
-            if upto > span.start:
-                furthest = max(furthest, span.offset + upto - span.start)
-                reached = max(reached, upto)
-        return Heard(furthest, bool(furthest) and reached > max(self.acknowledged, 0))
+            upto = min(span.end, played) if span.cut is None else span.cut
+            if upto > span.start and span.offset + upto - span.start > furthest:
+                furthest = span.offset + upto - span.start
+                reached = upto
+        return Heard(furthest, reached > max(self.acknowledged, 0))
 
     def response_at(self, position: int) -> tuple[str, int] | None:
-        """The response and its sample at a track position, or None beyond what was sent or in what was cut."""
+        """The response and its sample at a track position; None beyond what was sent, and where it was cut or forgotten."""
         index = bisect_right(self._starts, position) - 1
         if index < 0:
             return None
         span = self._spans[index]
-        if position >= (span.end if span.cut is None else span.cut):
+        if position >= (span.end if span.cut is None else span.cut):  # cut, forgotten, or not sent
             return None
         return span.response, span.offset + position - span.start
 
     def forget(self, response: str) -> None:
         """Drop the spans of a response whose heard part has been settled; keeps a long call small."""
-        while self._spans and self._spans[0].response == response and self._spans[0].end <= self._played:
-            del self._spans[0]
-            del self._starts[0]
+        if any(span.response == response for span in self._spans):
+            self._spans = [span for span in self._spans if span.response != response]
+            self._starts = [span.start for span in self._spans]
 
     def _estimate(self, now: float) -> float:
         if self.clearing:

@@ -89,27 +89,30 @@ class Grace:
 class ResumeTokens:
     """The rotating secret that resumes a call.
 
-    Each opening brings a new token. The one before stays valid until the client has shown that the opening reached
-    it, else an opening lost in a second cut would lock the client out.
+    Each opening brings a new token. The one that the client last showed to have stays valid beside it until something
+    arrives on the new link, else openings that are lost in further cuts would lock the client out.
     """
 
-    __slots__ = ("_before", "current")
+    __slots__ = ("_shown", "current")
 
     def __init__(self, current: str) -> None:
         self.current = current
-        self._before = ""
+        self._shown = current
 
     def rotate(self, new: str) -> None:
         """`new` goes out with an opening."""
-        self._before, self.current = self.current, new
+        self.current = new
 
     def confirm(self) -> None:
         """A message came on the link that brought the current token."""
-        self._before = ""
+        self._shown = self.current
 
     def accepts(self, token: str) -> bool:
-        """Whether `token` resumes this call; takes the same time whatever it is."""
+        """Whether `token` resumes this call; the client then has shown it. Takes the same time whatever it is."""
         given = token.encode(errors="replace")
-        now = hmac.compare_digest(given, self.current.encode())
-        before = hmac.compare_digest(given, self._before.encode()) and bool(self._before)
-        return now or before
+        current = hmac.compare_digest(given, self.current.encode())
+        shown = hmac.compare_digest(given, self._shown.encode())
+        if not given or not (current or shown):
+            return False
+        self._shown = token
+        return True

@@ -28,6 +28,8 @@ from .floor import Floor, FloorOptions
 
 #: recorded times are counted in ticks of this many seconds
 TICK_S = 1e-4
+#: recorded media times are whole multiples of 1 / this many milliseconds: a power of two, so that sums of them are exact
+_PER_MS = 64
 _WINDOWS_A_RECORD = 32
 
 
@@ -73,6 +75,8 @@ class Recorder:
 
     def window(self, start_ms: float, end_ms: float, probability: float, now: float) -> list[Action]:
         """See :meth:`Floor.window`."""
+        start_ms = round(start_ms * _PER_MS) / _PER_MS
+        end_ms = round(end_ms * _PER_MS) / _PER_MS
         byte = int(probability * 255 + 0.5)
         ticks = round((now - self._base) / TICK_S)
         actions = self.floor.window(start_ms, end_ms, byte / 255, ticks * TICK_S)

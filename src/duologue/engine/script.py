@@ -93,6 +93,8 @@ class Script:
         """The sample at which the word begins that is being spoken at `samples`: where to go on after a false barge-in."""
         for piece in reversed(self.pieces):
             if piece.start <= samples:
+                if piece.end is not None and samples >= piece.end:
+                    return samples  # between pieces, or at the very end: no word is being spoken
                 spoken = samples - piece.start
                 start = 0
                 for word in self._timed(piece):

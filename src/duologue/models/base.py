@@ -44,6 +44,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         inputs: what it takes.
         say: how a verbatim `say` is done: by the model itself, by instruction, or by local synthesis.
         connection_s: longest life of a connection; None if unlimited.
+        in_process: it runs here and is not lost: user audio need not be kept for a replay.
+        can_update: instructions and tools can be changed on a live connection; otherwise they are by rotation.
         history_bytes, history_items, history_text: limits of replayed history (of all, in entries, of one entry).
         voices, languages: names it knows; empty if open-ended.
     """
@@ -58,6 +60,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     inputs: frozenset[InputKind] = frozenset({"audio", "text"})
     say: Literal["native", "instructed", "local"] = "native"
     connection_s: float | None = None
+    in_process: bool = False
+    can_update: bool = False
     history_bytes: int | None = None
     history_items: int | None = None
     history_text: int | None = None
@@ -272,6 +276,12 @@ class Connection(ABC):
     def truncate(self, response: str, samples: int) -> None:  # noqa: B027
         """The listener heard only the first `samples` (model's output rate) of this response."""
 
+    def begin(self, history: Sequence[Item]) -> None:  # noqa: B027 - local models ask for the history when they answer
+        """This connection is the one in use from now on; `history` is what it goes on from. Comes before any audio."""
+
+    def quiet(self, quiet: bool) -> None:  # noqa: B027
+        """Whether a change of connection would go unnoticed now. For the supervisor."""
+
     def tool_result(self, call: str, name: str, text: str, *, error: bool) -> None:  # noqa: B027
         """A tool answered; it is in the history already. `respond` follows when the floor allows."""
 
@@ -299,9 +309,17 @@ class Model(ABC):
     def capabilities(self) -> Capabilities:
         """What it can, known before anything is opened."""
 
+    @property
+    def candidates(self) -> tuple[Model, ...]:
+        """The models behind this one, in order of preference: itself, unless it is a fallback over several."""
+        return (self,)
+
     @abstractmethod
     async def open(self, context: Context) -> Connection:
-        """Open a connection. Bounded in time; raises a ModelError that says what was tried."""
+        """Open a connection; `begin` follows when it is put to use, at once or later.
+
+        Bounded in time; raises a ModelError that says what was tried.
+        """
 
     async def warm_up(self) -> None:  # noqa: B027 - most have nothing to warm
         """Load what the first call would otherwise wait for."""
@@ -315,5 +333,7 @@ def check_rate(name: str, rate: int | None, allowed: Sequence[int], default: int
     if rate is None:
         return default
     if rate not in allowed:
-        raise ConfigurationError(f"{name} does not work at {rate} Hz.", hint=f"Use one of {', '.join(map(str, allowed))}.")
+        raise ConfigurationError(
+            f"{name} does not work at {rate} Hz.", hint=f"Use one of {', '.join(map(str, allowed))}."
+        )
     return rate

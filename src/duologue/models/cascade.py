@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from ..audio import Resampler
 from ..compute import Priority, SupersededError
@@ -99,6 +100,8 @@ class Cascade(Model):
             word_times=False,
             inputs=frozenset({"audio", "text", "sensor"}),
             say="native",
+            in_process=True,
+            can_update=True,
         )
 
     @classmethod
@@ -143,6 +146,10 @@ class Cascade(Model):
         await self.stt.close()
         await self.tts.close()
         await self.llm.aclose()
+
+
+#: puts the clauses of an answer into a queue, and None at the end
+_Source = Callable[[asyncio.Queue[str | None]], Coroutine[Any, Any, None]]
 
 
 class _Reply:
@@ -404,7 +411,9 @@ class CascadeConnection(Connection):
                 async for event in stream:
                     if first and not isinstance(event, Usage):
                         first = False
-                        self._context.report(Measured(point="llm_first_token", now=self._context.now(), turn=reply.turn))
+                        self._context.report(
+                            Measured(point="llm_first_token", now=self._context.now(), turn=reply.turn)
+                        )
                     if isinstance(event, TextDelta):
                         for clause in chunker.feed(event.text):
                             await clauses.put(clause)
@@ -421,7 +430,7 @@ class CascadeConnection(Connection):
 
         self._start(reply, source)
 
-    def _start(self, reply: _Reply, source: Callable[[asyncio.Queue[str | None]], object]) -> None:
+    def _start(self, reply: _Reply, source: _Source) -> None:
         self._replies[reply.response] = reply
 
         async def make() -> None:
@@ -431,24 +440,24 @@ class CascadeConnection(Connection):
             error: DuologueError | None = None
             try:
                 await self._make(reply, source)
-            except* DuologueError as group:
-                error = _first(group)
             except* Exception as group:
                 logger.debug("answer %s failed", reply.response, exc_info=group)
-                error = ModelError(f"The answer failed: {_first(group)!r}")
+                cause = _first(group)
+                error = cause if isinstance(cause, DuologueError) else ModelError(f"The answer failed: {cause!r}")
             finally:
                 reply.done = True
                 mine = self._replies.pop(reply.response, None) is not None
             if mine:
-                status = "failed" if error is not None else "completed"
-                self._context.report(Ended(response=reply.response, status=status, error=error))
+                self._context.report(
+                    Ended(response=reply.response, status="failed" if error is not None else "completed", error=error)
+                )
 
         self._context.spawn(make, f"answer {reply.response}")
 
-    async def _make(self, reply: _Reply, source: Callable[[asyncio.Queue[str | None]], object]) -> None:
+    async def _make(self, reply: _Reply, source: _Source) -> None:
         clauses: asyncio.Queue[str | None] = asyncio.Queue(maxsize=64)
         async with asyncio.TaskGroup() as group:
-            group.create_task(source(clauses))  # type: ignore[arg-type]
+            group.create_task(source(clauses))
             resampler: Resampler | None = None
             rate = self._model.capabilities.output_rate
             first = True
@@ -464,7 +473,9 @@ class CascadeConnection(Connection):
                 # Whoever hears the first clause has waited in silence; the others have something to listen to.
                 priority = Priority.URGENT if first else Priority.NORMAL
                 first = False
-                speech = self._model.tts.synthesize(clause, voice=self._context.setup().voice or self._model.audio.voice, priority=priority)
+                speech = self._model.tts.synthesize(
+                    clause, voice=self._context.setup().voice or self._model.audio.voice, priority=priority
+                )
                 async with aclosing(speech) as chunks:  # type: ignore[type-var]
                     async for chunk in chunks:
                         pcm = chunk.pcm
@@ -472,7 +483,11 @@ class CascadeConnection(Connection):
                             resampler = resampler or Resampler(chunk.rate, rate)
                             pcm = resampler.feed(pcm)
                         words = tuple(
-                            SpokenWord(clause[w.offset : w.offset + w.length], w.start * rate // chunk.rate, w.end * rate // chunk.rate)
+                            SpokenWord(
+                                clause[w.offset : w.offset + w.length],
+                                w.start * rate // chunk.rate,
+                                w.end * rate // chunk.rate,
+                            )
                             for w in chunk.words or ()
                         )
                         self._context.report(Spoke(response=reply.response, pcm=pcm, words=words))

@@ -124,7 +124,11 @@ class Server:
                 try:
                     await self.sessions.turn(id, prompt, deliver=deliver, headers=headers)
                 except DuologueError as error:
-                    body = {"error": str(error), "error_type": type(error).__name__, "message": "An error occurred during streaming"}
+                    body = {
+                        "error": str(error),
+                        "error_type": type(error).__name__,
+                        "message": "An error occurred during streaming",
+                    }
                     await send.send(b"data: " + msgspec.json.encode(body) + b"\n\n")
 
         async with anyio.create_task_group() as group:
@@ -192,8 +196,9 @@ class StarletteSocket:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise SocketClosedError(message.get("code") or 1006)
-        data = message.get("bytes")
-        return data if data is not None else message["text"]
+        data: bytes | None = message.get("bytes")
+        text: str = message.get("text") or ""
+        return data if data is not None else text
 
     async def send(self, message: str | bytes) -> None:
         """See Socket."""
@@ -257,7 +262,10 @@ class _Pages:
     """The talk page's files, with the headers that let it keep to itself."""
 
     _HEADERS = (
-        (b"content-security-policy", b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"),
+        (
+            b"content-security-policy",
+            b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'",
+        ),
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
         (b"cache-control", b"no-cache"),

@@ -69,7 +69,7 @@ async def serving(agent: Agent | AgentFactory, options: ServeOptions | None = No
     app = create_app(agent, options)
     listener = _bind(options)
     server = uvicorn.Server(_config(app, options))
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     task = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
         while not server.started and not task.done():

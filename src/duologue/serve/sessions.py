@@ -111,7 +111,9 @@ class Sessions:
         if call.expiry is not None:
             call.expiry.cancel()
 
-    async def open_link(self, link: ServerProtocol, headers: Mapping[str, str], query: Mapping[str, str]) -> WebSocketChannel:
+    async def open_link(
+        self, link: ServerProtocol, headers: Mapping[str, str], query: Mapping[str, str]
+    ) -> WebSocketChannel:
         """The channel for a client that has said hello: of a new session, or of the one that it resumes."""
         hello = link.hello
         assert hello is not None
@@ -173,7 +175,9 @@ class Sessions:
         if notice_s and calls:
             await asyncio.sleep(notice_s)
         if calls:
-            await asyncio.wait({asyncio.ensure_future(call.session.stop("shutdown", reason)) for call in calls}, timeout=10)
+            await asyncio.wait(
+                {asyncio.ensure_future(call.session.stop("shutdown", reason)) for call in calls}, timeout=10
+            )
 
 
 async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
@@ -191,7 +195,9 @@ async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
             match event:
                 case TurnCommitted() if not turn:
                     turn = event.turn
-                case ResponseStarted() if event.turn == turn or (turn and event.origin in ("tool", "farewell", "filler")):
+                case ResponseStarted() if event.turn == turn or (
+                    turn and event.origin in ("tool", "farewell", "filler")
+                ):
                     responses.add(event.response)
                 case ResponseText(response=response) | ResponseFinished(response=response) if response not in responses:
                     continue  # of something else that is being said
@@ -224,7 +230,9 @@ class Answer(msgspec.Struct):
         if isinstance(event, ResponseText):
             self.response += event.text
         elif isinstance(event, ToolFinished):
-            self.tools.append({"name": event.name, "status": event.status, "output": event.output, "error": event.error})
+            self.tools.append(
+                {"name": event.name, "status": event.status, "output": event.output, "error": event.error}
+            )
         elif isinstance(event, ResponseFinished) and self.response and not self.response.endswith(" "):
             self.response += " "
 

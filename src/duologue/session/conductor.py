@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ..channels.base import Channel
 from ..engine import actions as act
 from ..engine.conversation import Conversation, Item
 from ..engine.floor import Floor, FloorOptions, State
 from ..engine.limits import LimitOptions, Limits
-from ..engine.replay import Recorder
+from ..engine.replay import TICK_S, Recorder
 from ..errors import DuologueError, OverloadedError
 from ..events import (
-    ConnectionLost,
     EndReason,
     ErrorEvent,
     Event,
@@ -36,6 +36,7 @@ from ..events import (
 from ..models import base as m
 from .journal import SessionJournal
 from .measure import Measures
+from .playout import Listener
 from .response import Response
 from .responses import Responses
 
@@ -59,6 +60,10 @@ class Owner(Protocol):
 
     def barged_in(self) -> None: ...
 
+    def turn_reopened(self, turn: str) -> None: ...
+
+    def channel_failed(self, channel: Channel, error: Exception) -> None: ...
+
     def connection_lost(self, error: DuologueError) -> None: ...
 
     def schedule_wake(self) -> None: ...
@@ -80,6 +85,8 @@ class Conductor:
         base: float,
         speaks: bool,
         idle_prompt: str,
+        apology: str = "",
+        farewell: str = "",
     ) -> None:
         self.owner = owner
         self.journal = journal
@@ -87,6 +94,8 @@ class Conductor:
         self.base = base
         self.speaks = speaks
         self.idle_prompt = idle_prompt
+        self.apology = apology
+        self.goodbye = farewell
         self.floor = Floor(floor)
         self.facts = Recorder(self.floor, journal.record, base)
         self.limits = Limits(limits, base)
@@ -100,7 +109,11 @@ class Conductor:
         self.farewell = False
         self._output_rate = capabilities.output_rate
         self._told = ("", "", False)
+        self._apologised = False
         self._committed_turn = ""
+        self._answer_begun = True  # whether the model has begun to answer the committed turn
+        self._unwanted_turn = ""  # a turn whose answer was taken back before it began
+        self._steps = 0
         self._owed_respond: list[tuple[str, ResponseOrigin]] = []
         self._interruption = floor.interruption
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -123,7 +136,7 @@ class Conductor:
         self._actions: dict[type, Callable[[Any], None]] = {
             act.UserStarted: self._user_started,
             act.UserStopped: self._user_stopped,
-            act.Prepare: lambda a: self.connection and self.connection.prepare(a.turn, reply=a.reply),
+            act.Prepare: self._prepare,
             act.Commit: self._commit,
             act.Reopen: self._reopen,
             act.Discard: self._discard,
@@ -131,7 +144,7 @@ class Conductor:
             act.Pause: self._pause,
             act.Resume: lambda a: self.responses.resume(a.reason),
             act.Yield: self._yield,
-            act.SpeakFreely: lambda a: self.responses.kick(),
+            act.SpeakFreely: self._speak_freely,
         }
 
     # ------------------------------------------------------------------ plumbing
@@ -153,8 +166,13 @@ class Conductor:
     def fact(self, name: str, *args: Any) -> None:
         """Step the floor with a fact, and carry out what it orders."""
         self._do(self.facts.fact(name, *args, now=self.owner.now()))
+        self.owner.schedule_wake()  # even a fact that orders nothing may move a deadline
 
     def _do(self, actions: list[act.Action]) -> None:
+        if steps := self.floor.steps - self._steps:
+            self._steps += steps
+            for step in list(self.floor.transitions)[-steps:]:
+                self.measures.stepped(self.floor.turn, step.now, step.source, step.target, step.reason)
         for action in actions:
             self._actions[type(action)](action)
         if actions:
@@ -165,7 +183,7 @@ class Conductor:
         """A deadline of floor or limits has come."""
         now = self.owner.now()
         due = self.floor.next_deadline()
-        if due is not None and now - self.base >= due:
+        if due is not None and now - self.base >= due - TICK_S:
             self.fact("wake")
         for fired in self.limits.wake(now):
             if fired == "going_away":
@@ -184,10 +202,13 @@ class Conductor:
         return due if floor is None else min(due, floor + self.base)
 
     def _settle_idleness(self) -> None:
-        if self.floor.state is State.IDLE and not self.responses.owed:
+        if self.floor.state is State.IDLE and not self.responses.owed and not self._tools_pending():
             self.limits.idle(self.owner.now())
         else:
             self.limits.busy()
+        if self.connection is not None:
+            making = any(not response.generated for response in self.responses.all)
+            self.connection.quiet(self.floor.state in (State.IDLE, State.AGENT) and not making)
 
     # ------------------------------------------------------------------ evidence
 
@@ -227,10 +248,16 @@ class Conductor:
             # The provider has decided that the turn is over by answering it.
             self.fact("commit", "provider: it answers")
             gated = False
+        if e.turn and e.turn == self._unwanted_turn:
+            if self.connection is not None:
+                self.connection.cancel(e.response)
+            return
+        if e.turn == self._committed_turn:
+            self._answer_begun = True
         try:
             self.responses.begin(e.response, e.origin, e.turn, self._output_rate, gated=gated)
         except OverloadedError as error:
-            self.emit(ErrorEvent(code=error.code, message=str(error)))
+            self.emit(ErrorEvent(code=error.code, message=str(error), ref=e.response))
             if self.connection is not None:
                 self.connection.cancel(e.response)
         self._settle_idleness()
@@ -251,7 +278,9 @@ class Conductor:
             self.measures.point(turn, "tts_first_audio", self.owner.now())
         if not self.responses.spoke(response):
             limit = self.limits.options.max_response_s
-            self.emit(ErrorEvent(code="limit_exceeded", message=f"A response exceeded {limit:g} s of audio and was ended."))
+            self.emit(
+                ErrorEvent(code="limit_exceeded", message=f"A response exceeded {limit:g} s of audio and was ended.")
+            )
             if self.connection is not None:
                 self.connection.cancel(response.id)
             self.responses.ended(response)
@@ -266,6 +295,11 @@ class Conductor:
             self.responses.ended(response)
         elif response.status is None:
             self.responses.cancel(response, e.status, str(e.error) if e.error else "cancelled")
+            if e.status == "failed" and self.apology and self.speaks and not self._apologised:
+                # The caller waits for an answer that will not come: better to say so than to be silent. But not
+                # twice in a row: a synthesiser that fails would fail at the apology too.
+                self._apologised = True
+                self.say(self.apology, "filler")
 
     def _tool_requested(self, e: m.ToolRequested) -> None:
         response = self.responses.get(e.response)
@@ -281,14 +315,9 @@ class Conductor:
         self.measures.usage(self.floor.turn, e.input_tokens, e.output_tokens)
         self.emit(UsageReported(input_tokens=e.input_tokens, output_tokens=e.output_tokens, details=e.details))
 
-    def connection_gone(self, error: DuologueError, generation: int, model: str) -> None:
-        """The model's link is lost for good."""
-        self.emit(ConnectionLost(generation=generation, model=model, reason=str(error), retry_in_s=-1.0))
-
     # ------------------------------------------------------------------ actions
 
     def _user_started(self, a: act.UserStarted) -> None:
-        self.limits.active()
         self.measures.speech_started(a.turn, a.at_ms, self.owner.now())
         self.emit(UserSpeechStarted(position=self._sample(a.at_ms)))
 
@@ -299,9 +328,16 @@ class Conductor:
     def _sample(self, ms: float) -> int:
         return round(ms * self.capabilities.input_rate / 1000)
 
+    def _prepare(self, a: act.Prepare) -> None:
+        if self.connection is not None:
+            self.connection.prepare(a.turn, reply=a.reply)
+
     def _commit(self, a: act.Commit) -> None:
         text = self.floor.text
+        self.limits.active()
         self._committed_turn = a.turn
+        self._answer_begun = bool(self.responses.of_turn(a.turn))
+        self._unwanted_turn = ""
         self.measures.committed(a.turn, a.speech_end_ms, self.owner.now(), a.reason, text)
         self.conversation.user(a.turn, text)
         self.emit(TurnCommitted(turn=a.turn, text=text, reason=a.reason))
@@ -320,6 +356,7 @@ class Conductor:
             self.responses.cancel(response, "cancelled", a.reason)
         if self.connection is not None:
             self.connection.reopen(a.turn)
+        self.owner.turn_reopened(a.turn)
         self.measures.reopened(a.turn)
 
     def _discard(self, a: act.Discard) -> None:
@@ -342,6 +379,8 @@ class Conductor:
     def _yield(self, a: act.Yield) -> None:
         turn, decided = self.floor.turn, self.owner.now()
         self.owner.barged_in()
+        if not self._answer_begun:
+            self._unwanted_turn = self._committed_turn
 
         def cut(response: Response, heard: int) -> None:
             self.measures.silenced(turn, decided, self.owner.now())
@@ -351,8 +390,13 @@ class Conductor:
                 self.connection.truncate(response.id, heard)
             self.owner.hook("on_interruption", response.id, a.reason)
 
-        self._owed_respond.clear()
+        # What the agent was going to do unasked is off; what a tool has found out is still news.
+        self._owed_respond = [owed for owed in self._owed_respond if owed[1] in ("tool", "farewell")]
         self.responses.yield_floor(a.reason, cut)
+
+    def _speak_freely(self, a: act.SpeakFreely) -> None:
+        self.responses.kick()
+        self.pay_owed()
 
     # ------------------------------------------------------------------ speaking
 
@@ -377,7 +421,8 @@ class Conductor:
     def may_respond(self) -> bool:
         """Whether an answer that is no answer to a turn may be begun: nobody speaks and nothing is being made."""
         busy = any(not response.generated for response in self.responses.all)
-        return not busy and self.floor.state in (State.IDLE, State.AGENT, State.THINKING)
+        state = self.floor.state
+        return not busy and (state in (State.IDLE, State.AGENT) or (state is State.THINKING and self._answer_begun))
 
     def pay_owed(self) -> None:
         """Begin what was deferred, if it may be begun now."""
@@ -417,16 +462,34 @@ class Conductor:
 
     def settled(self, response: Response, status: ResponseStatus, heard_samples: int, now: float) -> None:
         """A response is over."""
+        if heard_samples and response.origin != "filler":
+            self._apologised = False
+        if response.origin == "farewell" and not response.samples and self.goodbye and self.speaks:
+            goodbye, self.goodbye = self.goodbye, ""
+            self.say(goodbye, "farewell")
         turn = self._answered_turn(response)
         if turn and (response.samples or not response.calls):
             self.measures.answered(turn, status, heard_samples * 1000 // response.rate)
         self.owner.hook("on_response", response.id, status)
-        if self.floor.state is State.THINKING and not self.responses.owed and not self._tools_pending():
+        self.unowed()
+        self._settle_idleness()
+        self.pay_owed()
+
+    def unowed(self) -> None:
+        """Something is over: if nothing more is to come for the committed turn, nobody has the floor."""
+        if (
+            self.floor.state is State.THINKING
+            and self._answer_begun
+            and not self.responses.owed
+            and not self._tools_pending()
+        ):
             self.fact("no_answer", "the answer has no audio")
             if self.farewell:
                 self.owner.end("completed", "the agent ended the call")
-        if self.floor.state is State.IDLE:
-            self.pay_owed()
+
+    def listener_failed(self, listener: Listener, error: Exception) -> None:
+        """A channel raised while it was given audio."""
+        self.owner.channel_failed(listener.channel, error)
 
     def _answered_turn(self, response: Response) -> str:
         """The turn that a response is the audible answer to: its own, or the one whose tools it speaks of."""

@@ -53,6 +53,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
     greeting: str = ""
     farewell: str = "Goodbye."
+    apology: str = "Sorry, something went wrong. Please say that again."
     idle_prompt: str = "Are you still there?"
     turn_taking: TurnTaking = TurnTaking()
     limits: LimitOptions = LimitOptions()

@@ -58,7 +58,9 @@ class Hooks:
 class HookRunner:
     """Runs the hooks of one session. `failed(name, error)` is told of each that fails."""
 
-    def __init__(self, hooks: tuple[Hooks, ...], session: Any, failed: Callable[[str, BaseException], None], *, inline: bool) -> None:
+    def __init__(
+        self, hooks: tuple[Hooks, ...], session: Any, failed: Callable[[str, BaseException], None], *, inline: bool
+    ) -> None:
         self._session = session
         self._failed = failed
         self._inline = inline
@@ -77,7 +79,9 @@ class HookRunner:
             if len(self._tasks) >= _MOST:
                 self.dropped += 1
                 continue
-            task = asyncio.get_running_loop().create_task(self._run(name, hook.budget_s, function, args), name=f"hook {name}")
+            task = asyncio.get_running_loop().create_task(
+                self._run(name, hook.budget_s, function, args), name=f"hook {name}"
+            )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

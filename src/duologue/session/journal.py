@@ -48,7 +48,8 @@ _EVENT = b'{"kind":"event","event":'
 
 def decode_record(line: bytes) -> JournalRecord:
     """A journal record from its JSON. Raises `msgspec.ValidationError` or `msgspec.DecodeError`."""
-    return _decoder.decode(line)
+    record: JournalRecord = _decoder.decode(line)
+    return record
 
 
 class SessionJournal:
@@ -57,7 +58,9 @@ class SessionJournal:
     Without a writer (no store) events are released at once.
     """
 
-    def __init__(self, writer: Writer | None, release: Callable[[Event, bytes], None], failed: Callable[[StoreError], None]) -> None:
+    def __init__(
+        self, writer: Writer | None, release: Callable[[Event, bytes], None], failed: Callable[[StoreError], None]
+    ) -> None:
         self._writer = writer
         self._release = release
         self._failed = failed

@@ -9,6 +9,8 @@ from ..events import Event, TurnMeasured
 
 #: records kept open at once; older ones are told as they are
 _OPEN = 8
+#: steps of the floor kept in one record
+_REASONS = 64
 
 
 class Measures:
@@ -32,6 +34,13 @@ class Measures:
     def clock(self, media_ms: float) -> float:
         """The time on the monotonic clock at which a point of the user's track was captured, as near as we know."""
         return self.media_base + media_ms / 1000
+
+    def stepped(self, turn: str, at: float, source: str, target: str, reason: str) -> None:
+        """The floor took a step; `at` is seconds since the session began."""
+        if turn in self._turns:
+            reasons = self._turns[turn].setdefault("reasons", [])
+            if len(reasons) < _REASONS:
+                reasons.append({"at": round(at, 4), "transition": f"{source}>{target}", "reason": reason})
 
     def speech_started(self, turn: str, at_ms: float, now: float) -> None:
         record = self._turn(turn)

@@ -31,8 +31,8 @@ _NEVER_LEAD = 1e9
 class Stage(Protocol):
     """What a listener needs of its session."""
 
-    def playable(self, after: Response | None) -> Response | None:
-        """The next response to be played, after `after`; None while there is none or the floor forbids it."""
+    def playable(self, listener: Listener) -> Response | None:
+        """The next response that this listener has not had; None while there is none or the floor forbids it."""
 
     def sent(self, listener: Listener, response: Response, now: float) -> None:
         """The first sample of `response` was handed over."""
@@ -49,11 +49,16 @@ class Stage(Protocol):
     def fell_silent(self, listener: Listener, now: float) -> None:
         """Nothing is left to play."""
 
+    def failed(self, listener: Listener, error: Exception) -> None:
+        """The listener's channel raised where it must not: it is left alone from now on."""
+
 
 class Listener:
     """Somebody who hears the session, over one channel."""
 
-    def __init__(self, channel: Channel, stage: Stage, loop: asyncio.AbstractEventLoop, *, rate: int, lag_s: float) -> None:
+    def __init__(
+        self, channel: Channel, stage: Stage, loop: asyncio.AbstractEventLoop, *, rate: int, lag_s: float
+    ) -> None:
         self.channel = channel
         self.traits: Traits = channel.traits
         self.rate = rate
@@ -68,13 +73,16 @@ class Listener:
             LedgerOptions(
                 lead_s=_NEVER_LEAD if burst else LedgerOptions().lead_s,
                 lead_max_s=_NEVER_LEAD if burst else LedgerOptions().lead_max_s,
-                unacknowledged_max_s=LedgerOptions().unacknowledged_max_s if self.traits.acknowledges and not burst else 0.0,
+                unacknowledged_max_s=LedgerOptions().unacknowledged_max_s
+                if self.traits.acknowledges and not burst
+                else 0.0,
                 lag_s=lag_s,
             ),
         )
         self.current: Response | None = None
         self.offset = 0  # next sample of `current`, at its own rate
         self._sent_of: dict[str, int] = {}  # samples handed over of each unsettled response, at the listener's rate
+        self._had: set[str] = set()  # unfinished responses that were handed over, wholly or in part
         self._resampler: Resampler | None = None
         self._unsettled: list[tuple[Response, int]] = []  # fully handed over, with the track position of their end
         self._timer: asyncio.TimerHandle | None = None
@@ -127,17 +135,20 @@ class Listener:
                     return
                 if not self._hand_over(self.current, now):
                     break
+                if self.away:
+                    return
                 self.stage.after_frame(now)
         due = self._next_settlement(now)
         if due is not None:
             self._schedule(due)
 
     def _next(self) -> bool:
-        response = self.stage.playable(None)
+        response = self.stage.playable(self)
         if response is None:
             return False
         self.current = response
         self.offset = 0
+        self._had.add(response.id)
         self._sent_of[response.id] = 0
         self._resampler = Resampler(response.rate, self.rate) if response.rate != self.rate else None
         return True
@@ -149,6 +160,8 @@ class Listener:
         if len(pcm) < frame * 2 and not response.generated:
             return False
         if not pcm:
+            if self._resampler is not None and (tail := self._resampler.flush()):
+                self._transmit(response, tail, now)
             self._all_sent(response)
             return True
         self.offset += len(pcm) // 2
@@ -171,7 +184,11 @@ class Listener:
         position = self.ledger.transmit(response.id, sent, samples, now)
         self._sent_of[response.id] = sent + samples
         self.frames += 1
-        self.channel.audio(response.id, sent, position, pcm)
+        try:
+            self.channel.audio(response.id, sent, position, pcm)
+        except Exception as error:
+            self._fail(error)
+            return
         if not self._sounding or sent == 0:
             self._sounding = True
             self.stage.sent(self, response, now)
@@ -201,18 +218,28 @@ class Listener:
         """Let go of responses whose end has been heard, or must have been."""
         while self._unsettled:
             response, end = self._unsettled[0]
-            acknowledged = self.ledger.acknowledged >= end
-            if not acknowledged and not (
-                self.ledger.played(now) >= end and (not self.traits.acknowledges or now >= self._patience(now))
+            if (
+                self.ledger.played(now) < end
+                or self.ledger.heard(response.id, now).samples < self._sent_of[response.id]
             ):
+                break  # not yet, or cut short and not resumed
+            acknowledged = self.ledger.acknowledged >= end
+            if not acknowledged and self.traits.acknowledges and now < self._patience(now):
                 break
             del self._unsettled[0]
             heard = self.heard(response, now)
             self.ledger.forget(response.id)
             self._sent_of.pop(response.id, None)
+            if response.status is not None:
+                self._had.discard(response.id)
             self.stage.drained(self, response, Heard(max(heard.samples, response.samples), not acknowledged), now)
-        if self._sounding and self.current is None and not self.ledger.clearing and self.ledger.played(now) >= self.ledger.sent:
-            if self.stage.playable(None) is None or self.held:
+        if (
+            self._sounding
+            and self.current is None
+            and not self.ledger.clearing
+            and self.ledger.played(now) >= self.ledger.sent
+        ):
+            if self.stage.playable(self) is None:
                 self._sounding = False
                 self.stage.fell_silent(self, now)
 
@@ -220,7 +247,7 @@ class Listener:
         return self.ledger.drained_at() + _SETTLE_S
 
     def _next_settlement(self, now: float) -> float | None:
-        if not self._sounding and not self._unsettled:
+        if self.held or not (self._sounding or self._unsettled):
             return None
         due = self.ledger.drained_at()
         if due <= now:
@@ -235,7 +262,10 @@ class Listener:
         """Attenuate (or, at 0, restore) what is heard from now on."""
         if self.traits.ducks:
             self._ducked = gain_db != 0.0
-            self.channel.duck(gain_db)
+            try:
+                self.channel.duck(gain_db)
+            except Exception as error:
+                self._fail(error)
         else:
             self._gain = gain_from_db(gain_db)
 
@@ -251,7 +281,13 @@ class Listener:
             return
         self.ledger.clear(now)
         self._after_clear.append(then)
-        self.channel.clear(self.current.id if self.current else (self._unsettled[0][0].id if self._unsettled else ""))
+        playing = self.playing
+        try:
+            self.channel.clear(playing.id if playing is not None else "")
+        except Exception as error:
+            self._fail(error)
+        if not self.ledger.clearing:
+            return  # answered at once
         if self.away or not self.traits.clears:
             self._cleared(None)
         else:
@@ -272,9 +308,26 @@ class Listener:
         for then in waiting:
             then()
 
-    def rewind(self, response: Response, sample: int) -> None:
-        """Go on with `response` from its `sample` (its own rate): a false barge-in is over."""
-        self._unsettled = [entry for entry in self._unsettled if entry[0] is not response]
+    def go_on(self) -> None:
+        """A false barge-in is over: play on from the beginning of the word that was being spoken."""
+        now = self.loop.time()
+        self._settle(now)  # what was heard to its end is not said again
+        # If nothing is left to say, the stage is still to hear that this listener has fallen silent.
+        self._sounding = True
+        playing = self.playing
+        if playing is None:
+            self.release()
+        else:
+            self._rewind(playing, playing.script.word_start(self.heard(playing, now).samples))
+
+    def _rewind(self, response: Response, sample: int) -> None:
+        """Hand over `response` again from its `sample` (its own rate), and after it again what followed it."""
+        handed = self.unsettled()
+        for later in handed[handed.index(response) + 1 :]:
+            self._had.discard(later.id)
+            self._sent_of.pop(later.id, None)
+        keep = [entry[0] for entry in self._unsettled].index(response) if self.current is not response else None
+        self._unsettled = self._unsettled[:keep]
         self.current = response
         self.offset = max(sample, response.base)
         self._sent_of[response.id] = self.offset * self.rate // response.rate
@@ -295,11 +348,23 @@ class Listener:
             self.current = None
         self._unsettled = [entry for entry in self._unsettled if entry[0] is not response]
         self._sent_of.pop(response.id, None)
+        self._had.discard(response.id)
+        self.ledger.forget(response.id)
+
+    def has_had(self, response: Response) -> bool:
+        """Whether `response` was handed over, at least in part."""
+        return response.id in self._had
+
+    def _fail(self, error: Exception) -> None:
+        """The channel broke its promise not to raise: others must not suffer from it."""
+        if not (self._closed or self.away):
+            self.away = True
+            self.stage.failed(self, error)
 
     @property
-    def idle(self) -> bool:
-        """Nothing is being played or about to be settled."""
-        return self.current is None and not self._unsettled and not self._sounding
+    def playing(self) -> Response | None:
+        """The response that is being heard: the first that is not settled."""
+        return self._unsettled[0][0] if self._unsettled else self.current
 
     def unsettled(self) -> list[Response]:
         """Responses that the listener has (partly) been handed and not finished hearing, in order."""

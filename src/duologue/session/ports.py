@@ -63,7 +63,9 @@ class SessionPort:
         if not pcm:
             return
         if self.channel.traits.input_rate is None:
-            raise AudioFormatError("This channel agreed on no user audio.", hint="Announce an input rate when it opens.")
+            raise AudioFormatError(
+                "This channel agreed on no user audio.", hint="Announce an input rate when it opens."
+            )
         up = self._up
         now = up.now()
         if self._started_at is None:

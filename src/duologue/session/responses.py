@@ -48,6 +48,8 @@ class Director(Protocol):
 
     def settled(self, response: Response, status: ResponseStatus, heard_samples: int, now: float) -> None: ...
 
+    def listener_failed(self, listener: Listener, error: Exception) -> None: ...
+
     def now(self) -> float: ...
 
 
@@ -79,7 +81,8 @@ class Responses:
         """A response begins. Raises OverloadedError when too many wait to be spoken."""
         if len(self._open) >= self._max_queued:
             raise OverloadedError(
-                f"{len(self._open)} responses wait to be spoken.", hint="Wait for them, or raise limits.queued_responses."
+                f"{len(self._open)} responses wait to be spoken.",
+                hint="Wait for them, or raise limits.queued_responses.",
             )
         response = Response(id, origin, turn, rate, gated=gated)
         self._open[id] = response
@@ -143,10 +146,13 @@ class Responses:
             self.kick()
 
     def _finish_if_silent(self, response: Response) -> None:
-        """A response without audio is over as soon as it is made, and heard if it was meant to be read."""
-        if response.generated and not response.samples and response.status is None and response.id in self._open:
-            read = bool(response.script.pieces) and not self._director.speaks
-            self._settle(response, "completed", heard=response.script.text if read else "", heard_samples=0, estimated=False)
+        """A response that nobody can hear is over as soon as it is made; it counts as heard if it was meant to be read."""
+        silent = not response.samples or self.addressee is None
+        if response.generated and silent and response.status is None and response.id in self._open:
+            read = bool(response.script.pieces) and not (self._director.speaks and self.addressee is not None)
+            self._settle(
+                response, "completed", heard=response.script.text if read else "", heard_samples=0, estimated=False
+            )
 
     def gate_opened(self, turn: str) -> None:
         """The turn is committed: its responses may go."""
@@ -177,21 +183,18 @@ class Responses:
         for listener in self.listeners:
             listener.kick()
 
-    def playable(self, after: Response | None) -> Response | None:
+    def playable(self, listener: Listener) -> Response | None:
         """See :class:`duologue.session.playout.Stage`."""
         if not self._director.may_speak() or self.interrupting:
             return None
         for response in self._open.values():
-            if response.gated or response.status is not None:
+            if response.gated or response.status is not None or listener.has_had(response):
                 continue
             if response.samples:
-                return response if not self._handed_over(response) else None
+                return response
             if not response.generated:
                 return None  # what comes first is played first, even if it is slower to make
         return None
-
-    def _handed_over(self, response: Response) -> bool:
-        return any(response in listener.unsettled() for listener in self.listeners)
 
     def sent(self, listener: Listener, response: Response, now: float) -> None:
         """See Stage."""
@@ -204,7 +207,7 @@ class Responses:
         """See Stage."""
         if listener is not self.addressee:
             return
-        current = listener.current or next(iter(listener.unsettled()), None)
+        current = listener.playing
         for event in self._room.values():
             event.set()
         if current is None:
@@ -213,7 +216,7 @@ class Responses:
         current.release(heard.samples)
         if now - self._heard_at >= _HEARD_EVERY_S:
             text = current.script.heard(heard.samples)
-            if text != current.shown:
+            if len(text) > len(current.shown):  # an estimate may be taken back, what was told is not
                 self._heard_at = now
                 current.shown = text
                 self._director.emit(
@@ -233,9 +236,10 @@ class Responses:
                 continue
             if not response.generated:
                 return
-            if response in (entry for entry in listener.unsettled() if entry is not listener.current):
-                continue
-            left += (response.samples - (listener.offset if listener.current is response else 0)) / response.rate
+            if response is listener.current:
+                left += (response.samples - listener.offset) / response.rate
+            elif not listener.has_had(response):
+                left += response.seconds
         if left <= self._director.boundary_s:
             self._ending_said = True
             self._director.ending(now)
@@ -253,6 +257,26 @@ class Responses:
         if listener is self.addressee:
             self._director.fell_silent(now)
 
+    def failed(self, listener: Listener, error: Exception) -> None:
+        """See Stage."""
+        self._director.listener_failed(listener, error)
+
+    def remove(self, listener: Listener, successor: Listener | None) -> None:
+        """A listener is gone for good. If history followed it, it follows `successor` from now on."""
+        listener.close()
+        if listener in self.listeners:
+            self.listeners.remove(listener)
+        if listener is not self.addressee:
+            return
+        self.addressee = successor
+        if successor is None:
+            for response in self.all:
+                if not response.gated:
+                    self.cancel(response, "cancelled", "nobody listens any more")
+            self._director.fell_silent(self._director.now())
+        else:
+            self.kick()
+
     # ------------------------------------------------------------------ interruption
 
     def pause(self, reason: str, then: Callable[[], None]) -> None:
@@ -268,23 +292,14 @@ class Responses:
         playing = self._playing()
         if playing is not None:
             self._director.emit(Interruption(response=playing.id, stage="resume", reason=reason))
+        self._ending_said = False
         for listener in self.listeners:
-            listener.silence(self._resumer(listener, playing))
-
-    def _resumer(self, listener: Listener, playing: Response | None) -> Callable[[], None]:
-        def go_on() -> None:
-            if playing is not None and playing.status is None:
-                heard = listener.heard(playing, self._director.now())
-                listener.rewind(playing, playing.script.word_start(heard.samples))
-            else:
-                listener.release()
-
-        return go_on
+            listener.silence(listener.go_on)
 
     def yield_floor(self, reason: str, then: Callable[[Response, int], None]) -> None:
         """Silence all listeners and end every response at what was heard.
 
-        `then(response, heard samples)` is called for each that was begun, once it is known where playout stopped.
+        `then(response, heard samples)` is called for each, once it is known where playout stopped and history says so.
         """
         victims = [response for response in self._open.values() if not response.gated]
         playing = self._playing()
@@ -315,7 +330,6 @@ class Responses:
                 continue
             heard = listener.heard(response, now) if listener is not None else Heard(0, False)
             response.reason = reason
-            then(response, heard.samples)
             self._settle(
                 response,
                 "interrupted",
@@ -323,6 +337,7 @@ class Responses:
                 heard_samples=heard.samples,
                 estimated=heard.estimated,
             )
+            then(response, heard.samples)
         self.interrupting = False
         if listener is not None:
             listener.release()
@@ -350,8 +365,7 @@ class Responses:
             event.set()
 
     def _playing(self) -> Response | None:
-        listener = self.addressee
-        return next(iter(listener.unsettled()), None) if listener is not None else None
+        return self.addressee.playing if self.addressee is not None else None
 
     def _settle(
         self, response: Response, status: ResponseStatus, *, heard: str, heard_samples: int, estimated: bool
@@ -359,8 +373,13 @@ class Responses:
         response.status = status
         self._open.pop(response.id, None)
         self.ended_room(response)
+        played_on = False
         for listener in self.listeners:
-            listener.drop(response)
+            # Who lags behind the addressee hears a finished response to its end.
+            if status == "completed" and listener is not self.addressee and response in listener.unsettled():
+                played_on = True
+            else:
+                listener.drop(response)
         director = self._director
         director.conversation.assistant(response.id, heard, complete=status == "completed")
         if response.started:
@@ -375,7 +394,8 @@ class Responses:
                     reason=response.reason,
                 )
             )
-        response.drop_audio()
+        if not played_on:
+            response.drop_audio()
         director.settled(response, status, heard_samples, director.now())
 
 

@@ -17,12 +17,14 @@ import msgspec
 from ..channels.base import Channel
 from ..channels.program import Program
 from ..engine.conversation import Item
-from ..errors import ConfigurationError, DuologueError, ModelConnectionError, ModelError, SessionClosedError, StoreError
+from ..errors import ConfigurationError, DuologueError, ModelError, SessionClosedError, StoreError
 from ..events import (
     ActivityInput,
     ApprovalInput,
     AudioInput,
+    ConnectionLost,
     ConnectionOpened,
+    ConnectionRotated,
     EndReason,
     ErrorEvent,
     Event,
@@ -36,7 +38,8 @@ from ..events import (
     SessionStarted,
     TextInput,
 )
-from ..models.base import Connection, Evidence, Setup
+from ..models.base import Evidence, Model, Setup
+from ..models.supervisor import Supervisor
 from ..store.committer import Committer, Writer
 from ..tools import Tool, ToolCall, ToolContext
 from .conductor import Conductor
@@ -54,19 +57,19 @@ _CLOSE_S = 3.0
 
 
 class _Context:
-    """The session as one connection of a model sees it; a connection that was left behind reports into the void."""
+    """The session as its model's connection sees it."""
 
-    def __init__(self, session: Session, generation: int) -> None:
+    generation = 0
+
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self.generation = generation
 
     @property
     def speaks(self) -> bool:
         return self._session.speaks
 
     def report(self, evidence: Evidence) -> None:
-        if self._session.generation == self.generation:
-            self._session.conductor.report(evidence)
+        self._session.conductor.report(evidence)
 
     def next_response(self) -> str:
         return self._session.conductor.responses.next_id()
@@ -84,7 +87,7 @@ class _Context:
         return self._session.now()
 
     def spawn(self, run: Callable[[], Awaitable[None]], name: str) -> None:
-        self._session.spawn(run, name, generation=self.generation)
+        self._session.spawn(run, name)
 
 
 class Session(ToolContext):
@@ -111,7 +114,6 @@ class Session(ToolContext):
         self.id = id or f"s-{uuid.uuid4().hex}"
         self.call = call or CallInfo(session=self.id)
         self.tenant = tenant
-        self.generation = 0
         self.epoch = 0
         self.ended: SessionEnded | None = None
         self._channels = list(channels)
@@ -131,6 +133,7 @@ class Session(ToolContext):
         self._ports: dict[Channel, SessionPort] = {}
         self._main: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._opened: asyncio.Future[None] | None = None
         self._stopping: asyncio.Event | None = None
         self._end_reason: EndReason = "stopped"
@@ -169,7 +172,7 @@ class Session(ToolContext):
             return
         self.end(reason, detail)
         current = asyncio.current_task()
-        if current is self._main or (self._group is not None and current in self._group._tasks):  # type: ignore[attr-defined]
+        if current is self._main or current in self._tasks:
             return  # called from inside: the end comes when the caller lets go
         await asyncio.wait({self._main})
 
@@ -238,6 +241,8 @@ class Session(ToolContext):
             base=self._loop.time(),
             speaks=self.speaks,
             idle_prompt=definition.idle_prompt,
+            apology=definition.apology,
+            farewell=definition.farewell,
         )
         inline = self._tool_runner == "inline"
         self._hooks = HookRunner(definition.hooks, self, self._hook_failed, inline=inline)
@@ -252,9 +257,8 @@ class Session(ToolContext):
             hook=self.hook,
         )
         await self._open_channels()
-        self._connection: Connection = await self._connect()
+        self.conductor.connection = await self._connect()
         model = definition.model
-        self.conductor.connection = self._connection
         self.conductor.emit(
             SessionStarted(
                 session=self.id,
@@ -266,7 +270,9 @@ class Session(ToolContext):
                 notice=model.notice,
             )
         )
-        self.conductor.emit(ConnectionOpened(generation=self.generation, model=model.name))
+        self.conductor.emit(
+            ConnectionOpened(generation=self._connection.generation, model=self._connection.active_name)
+        )
         self.schedule_wake()
         for channel in list(self._channels):
             self.spawn(lambda channel=channel: self._run_channel(channel), f"channel {channel.name}")  # type: ignore[misc]
@@ -287,10 +293,11 @@ class Session(ToolContext):
             tools.extend([source] if isinstance(source, Tool) else await source.load())
         return tuple(tools)
 
-    async def _connect(self) -> Connection:
-        self.generation += 1
-        logger.debug("%s: opening %s, generation %d", self.id, self.definition.model.name, self.generation)
-        return await self.definition.model.open(_Context(self, self.generation))
+    async def _connect(self) -> Supervisor:
+        supervisor = Supervisor(self.definition.model, _Context(self), self)
+        self._connection = supervisor
+        await supervisor.open()
+        return supervisor
 
     async def _open_channels(self) -> None:
         output_rate = self.definition.model.capabilities.output_rate
@@ -347,7 +354,6 @@ class Session(ToolContext):
             await self._bounded(toolbench.close())
         if (connection := getattr(self, "_connection", None)) is not None:
             await self._bounded(connection.close())
-        self.generation += 1  # whatever the connection still says is history
         if conductor is not None:
             self.hook("on_end", self._end_reason)
             await self._bounded(self._hooks.close())
@@ -356,7 +362,7 @@ class Session(ToolContext):
             )
             conductor.emit(self.ended)
             flushed: asyncio.Future[None] = self._loop.create_future()
-            conductor.journal.when_durable(lambda: flushed.done() or flushed.set_result(None))
+            conductor.journal.when_durable(lambda: None if flushed.done() else flushed.set_result(None))
             await self._bounded(asyncio.wait({flushed}))
         else:
             self.ended = SessionEnded(reason=self._end_reason, detail=self._end_detail)
@@ -365,10 +371,8 @@ class Session(ToolContext):
         for source in self.definition.tools:
             if not isinstance(source, Tool):
                 await self._bounded(source.aclose())
-        if self._group is not None:
-            for task in list(self._group._tasks):  # type: ignore[attr-defined]
-                if task is not asyncio.current_task():
-                    task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     async def _bounded(self, work: Awaitable[Any]) -> None:
         try:
@@ -377,8 +381,8 @@ class Session(ToolContext):
         except Exception as error:
             logger.debug("%s: closing: %r", self.id, error)
 
-    def spawn(self, run: Callable[[], Awaitable[None]], name: str, *, generation: int | None = None) -> None:
-        """Run a task inside the session. The failure of a connection's task is the loss of that connection."""
+    def spawn(self, run: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run a task inside the session. Its failure is reported, and costs the session nothing else."""
         if self._group is None or (self._stopping is not None and self._stopping.is_set()):
             return
 
@@ -386,15 +390,12 @@ class Session(ToolContext):
             try:
                 await run()
             except Exception as error:
-                if generation is None:
-                    logger.debug("%s: task %s failed", self.id, name, exc_info=True)
-                    self.emit_error(ErrorEvent(code="internal", message=f"{name}: {error!r}"))
-                elif generation == self.generation:
-                    logger.debug("%s: %s failed", self.id, name, exc_info=True)
-                    lost = error if isinstance(error, DuologueError) else ModelConnectionError(f"{name} failed: {error!r}")
-                    self.connection_lost(lost)
+                logger.debug("%s: task %s failed", self.id, name, exc_info=True)
+                self.emit_error(ErrorEvent(code="internal", message=f"{name}: {error!r}"))
 
-        self._group.create_task(guarded(), name=f"{self.id} {name}")
+        task = self._group.create_task(guarded(), name=f"{self.id} {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # ------------------------------------------------------------------ what a program does
 
@@ -410,7 +411,8 @@ class Session(ToolContext):
         if isinstance(message, AudioInput):
             if message.rate not in (None, port._rate):
                 raise ConfigurationError(
-                    f"Audio at {message.rate} Hz, but {port._rate} Hz was agreed.", hint="Open the session at that rate."
+                    f"Audio at {message.rate} Hz, but {port._rate} Hz was agreed.",
+                    hint="Open the session at that rate.",
                 )
             port.audio(message.pcm, message.position)
         else:
@@ -604,9 +606,23 @@ class Session(ToolContext):
 
     def connection_lost(self, error: DuologueError) -> None:
         """The model is gone. Without another there is no conversation: end with a typed reason, never in silence."""
-        self.conductor.connection_gone(error, self.generation, self.definition.model.name)
         self.emit_error(ErrorEvent(code=error.code, message=str(error), fatal=True))
         self.end("error", str(error) if isinstance(error, ModelError) else repr(error))
+
+    def rotated(self, generation: int, model: Model, reason: str, replayed_ms: int) -> None:
+        """The session goes on over another connection (see Overseer)."""
+        self.conductor.fact("authority", model.capabilities.authority)
+        self.conductor.emit(
+            ConnectionRotated(generation=generation, model=model.name, reason=reason, replayed_ms=replayed_ms)
+        )
+        self.hook("on_restart", generation, reason)
+
+    def trouble(self, generation: int, model: Model, reason: str, retry_in_s: float) -> None:
+        """A connection was lost or could not be opened (see Overseer)."""
+        if self.ended is None:
+            self.conductor.emit(
+                ConnectionLost(generation=generation, model=model.name, reason=reason, retry_in_s=round(retry_in_s, 3))
+            )
 
     def schedule_wake(self) -> None:
         """Arrange for the next deadline of floor and limits."""

@@ -41,7 +41,8 @@ class Toolbench:
         self._filler = filler
         self._fillers_said = 0
         self._hook = hook
-        self._origin: dict[str, str] = {}
+        self._origin: dict[str, tuple[str, str]] = {}  # of each run: the response that asked, the turn it answers
+        self._unwanted: set[str] = set()  # runs whose results nobody waits for any more
         self._waiting: dict[str, set[str]] = {}
         self.executor = ToolExecutor(tools, context=context, on_event=self._event, runner=runner, run_key=session)
 
@@ -57,7 +58,8 @@ class Toolbench:
         except Exception:
             arguments = {}  # the executor says what is wrong with them, to the model
         self._conductor.conversation.call(call.id, call.name, arguments)
-        self._origin[call.id] = response
+        asking = self._conductor.responses.get(response)
+        self._origin[call.id] = (response, asking.turn if asking is not None else "")
         self._waiting.setdefault(response, set()).add(call.id)
         tool = self.executor.tools.get(call.name)
         if tool is None or tool.side_effects:
@@ -78,20 +80,28 @@ class Toolbench:
     def _fill(self, call: str) -> None:
         """The caller has waited in silence for a while: say something, once a run."""
         conductor = self._conductor
-        if any(run.call.id == call for run in self.executor.running):
-            if not conductor.responses.owed and not conductor.floor.user_has_floor and conductor.speaks:
-                texts = self._filler.texts
-                conductor.say(texts[self._fillers_said % len(texts)], "filler")
-                self._fillers_said += 1
+        quiet = not conductor.responses.owed and not conductor.floor.user_has_floor
+        if quiet and conductor.speaks and any(run.call.id == call for run in self.executor.running):
+            texts = self._filler.texts
+            conductor.say(texts[self._fillers_said % len(texts)], "filler")
+            self._fillers_said += 1
 
     def withdraw(self, calls: Iterable[str]) -> None:
         """The model no longer wants these results."""
+        self._cancel(calls, "the model withdrew the call")
+
+    def reopen(self, turn: str) -> None:
+        """The user goes on with a turn: the answer that asked for these runs was taken back."""
+        self._cancel([call for call, origin in self._origin.items() if origin[1] == turn], "the caller went on")
+
+    def _cancel(self, calls: Iterable[str], reason: str) -> None:
         for call in calls:
-            self.executor.cancel(call, "the model withdrew the call")
+            if self.executor.cancel(call, reason):
+                self._unwanted.add(call)
 
     def barge_in(self) -> None:
         """The caller took the floor: stop what may be stopped."""
-        self.executor.barge_in()
+        self._unwanted.update(self.executor.barge_in())
 
     def decide(self, answer: ApprovalInput) -> bool:
         """Approve or deny a waiting run."""
@@ -117,7 +127,6 @@ class Toolbench:
     def _finished(self, call: ToolCall, result: ToolResult) -> None:
         conductor = self._conductor
         text = result.text()
-        conductor.conversation.result(call.id, call.name, text)
         conductor.emit(
             ToolFinished(
                 call=call.id,
@@ -129,10 +138,18 @@ class Toolbench:
             )
         )
         self._hook("after_tool", call, result)
+        conductor.journal.when_durable(lambda: self._deliver(call, result, text))
+
+    def _deliver(self, call: ToolCall, result: ToolResult, text: str) -> None:
+        """The result is durable: it is history, and the model may have it."""
+        conductor = self._conductor
+        conductor.conversation.result(call.id, call.name, text)
         if conductor.connection is not None:
             conductor.connection.tool_result(call.id, call.name, text, error=result.status != "ok")
+        unwanted = call.id in self._unwanted
+        self._unwanted.discard(call.id)
         tool = self.executor.tools.get(call.name)
-        response = self._origin.pop(call.id, "")
+        response, _ = self._origin.pop(call.id, ("", ""))
         waiting = self._waiting.get(response, set())
         waiting.discard(call.id)
         if tool is not None and tool.ends_call and result.status == "ok":
@@ -140,4 +157,7 @@ class Toolbench:
         if not waiting:
             # One answer for all results of one request: parallel tools are spoken of together.
             self._waiting.pop(response, None)
-            conductor.respond("", "farewell" if conductor.farewell else "tool")
+            if unwanted:
+                conductor.unowed()
+            else:
+                conductor.respond("", "farewell" if conductor.farewell else "tool")

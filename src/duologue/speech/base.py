@@ -6,7 +6,7 @@ Audio is PCM16 little-endian mono. Positions are sample indices on the caller's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import msgspec
@@ -136,7 +136,7 @@ class TTS(Protocol):
 
     def synthesize(
         self, text: str, *, voice: str | None = None, speed: float = 1.0, priority: Priority = Priority.NORMAL
-    ) -> AsyncIterator[SpeechChunk]:
+    ) -> AsyncGenerator[SpeechChunk, None]:
         """Speak one clause. Close the iterator (``aclose``) to stop. An empty or unspeakable `text` yields nothing.
         `speed` 1.0 is the voice's own, 2.0 twice as fast (0.5 to 2.0)."""
 

@@ -106,6 +106,9 @@ def _ending(words: list[str], text: str, asked: bool) -> float | None:
     last = words[-1]
     before = words[-2] if len(words) > 1 else ""
     whole = " ".join(words)
+    before_it = len(words) > 1 or _SENTENCE.search(text) is not None
+    if last in CORRECTIONS and before_it and text.endswith(","):
+        return -1.4
     # "No, the one before." says what its last part says.
     part = " ".join(_words_of(_COMMA.split(text.rstrip(",;: "))[-1]))
     for said in (whole, part):

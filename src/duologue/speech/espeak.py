@@ -1,7 +1,7 @@
 """Synthesis with eSpeak NG (GPL-3): no weights, 100 languages, a few milliseconds a sentence, exact word times.
 
-It sounds like a machine, and the same each time. It serves where that does not matter: scripted callers, tests, a last resort. The shared
-library is that of the package ``espeakng-loader``, else the system's.
+It sounds like a machine. It serves where that does not matter: scripted callers, tests, a last
+resort. The shared library is that of the package ``espeakng-loader``, else the system's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import ctypes.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
@@ -75,7 +75,7 @@ class EspeakTTS:
 
     async def synthesize(
         self, text: str, *, voice: str | None = None, speed: float = 1.0, priority: Priority = Priority.NORMAL
-    ) -> AsyncIterator[SpeechChunk]:
+    ) -> AsyncGenerator[SpeechChunk, None]:
         """See :meth:`duologue.speech.base.TTS.synthesize`: the whole of `text` as one chunk, with word times.
 
         Raises:
@@ -154,10 +154,13 @@ class _Library:
     def speak(self, text: str, voice: EspeakVoice, speed: float, pause: float) -> SpeechChunk:
         import numpy as np
 
-        if self._lib.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise ConfigurationError(
-                f"eSpeak NG has no voice {voice.name!r}.", hint="See `espeak-ng --voices`; variants: +m1..m7, +f1..f5."
-            )
+        # With a variant the library takes any name: ask for the language alone first.
+        for name in (voice.name.partition("+")[0], voice.name):
+            if self._lib.espeak_SetVoiceByName(name.encode()) != 0:
+                raise ConfigurationError(
+                    f"eSpeak NG has no voice {voice.name!r}.",
+                    hint="See the files in `espeak-ng --voices`; variants are +m1 to +m7 and +f1 to +f5.",
+                )
         self._lib.espeak_SetParameter(_PARAMETER_RATE, max(80, min(450, round(voice.words_per_minute * speed))), 0)
         self._lib.espeak_SetParameter(_PARAMETER_PITCH, voice.pitch, 0)
         self._lib.espeak_SetParameter(_PARAMETER_RANGE, voice.pitch_range, 0)

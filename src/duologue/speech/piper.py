@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ class PiperTTS:
 
     async def synthesize(
         self, text: str, *, voice: str | None = None, speed: float = 1.0, priority: Priority = Priority.NORMAL
-    ) -> AsyncIterator[SpeechChunk]:
+    ) -> AsyncGenerator[SpeechChunk, None]:
         """See :meth:`duologue.speech.base.TTS.synthesize`: one chunk a sentence of `text`, with word times.
 
         Raises:

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# RMS of 10 ms below which a synthesiser is silent: -44 dBFS
 _SILENCE = 0.006
-_LEAD = 0.012
-_TAIL = 0.030
+_LEAD = 0.020
+_TAIL = 0.050
 _HEADROOM = 0.97
 _WORD = re.compile(r"\S+")
 _TITLE = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Mt|Capt|Lt|Gen|Rev|Hon|vs|approx|dept|No)\.(?=\s+\S)")
@@ -121,11 +122,13 @@ def finish(audio: NDArray[np.float32], rate: int, gain: float) -> tuple[bytes, i
     import numpy as np
 
     audio = np.atleast_1d(audio)
-    loud = np.flatnonzero(np.abs(audio) > _SILENCE)
+    frame = rate // 100
+    frames = audio[: len(audio) // frame * frame].reshape(-1, frame)
+    loud = np.flatnonzero(np.sqrt(np.square(frames).mean(axis=1)) > _SILENCE) if len(frames) else frames
     if not len(loud):
         return b"", 0
-    start = max(0, int(loud[0]) - round(_LEAD * rate))
-    end = min(len(audio), int(loud[-1]) + 1 + round(_TAIL * rate))
+    start = max(0, int(loud[0]) * frame - round(_LEAD * rate))
+    end = min(len(audio), (int(loud[-1]) + 1) * frame + round(_TAIL * rate))
     piece = audio[start:end] * gain
     peak = float(np.abs(piece).max())
     if peak > _HEADROOM:

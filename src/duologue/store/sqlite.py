@@ -70,8 +70,8 @@ FROM json_each(?) m JOIN journal j
 _INSERT = """
 INSERT INTO chunk (journal, seq, epoch, records)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-       substr(?2, json_extract(value, '$[3]'), json_extract(value, '$[4]'))
-FROM json_each(?1)
+       substr(:blob, json_extract(value, '$[3]'), json_extract(value, '$[4]'))
+FROM json_each(:parts)
 """
 _READ = """
 SELECT c.seq, c.epoch, c.records FROM chunk c JOIN journal j ON c.journal = j.id
@@ -224,7 +224,7 @@ class SQLiteStore:
                     offset += len(chunk)
                 answers.append(Commit(tenant=part.tenant, key=part.key, epoch=epoch, first_seq=first, next_seq=seq))
             if table:
-                db.execute(_INSERT, (encode(table).decode(), b"".join(blob)))
+                db.execute(_INSERT, {"parts": encode(table).decode(), "blob": b"".join(blob)})
                 db.execute(_ADVANCE, (encode(list(ends.items())).decode(),))
         return answers
 

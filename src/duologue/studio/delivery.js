@@ -49,19 +49,26 @@ export class Outbox {
   /** All that follows `after`, as frames to be written; `rate` is that of the audio. */
   replay(after, rate) {
     if (compare(after, this.sent) > 0) throw new ProtocolError("resume", "The server has what was never sent.", 4004);
-    const parts = this.parts.filter((part) => compare(part.to, after) > 0);
-    return parts.map((part) => part.data ?? gapMessage(part, after, rate));
+    const frames = [];
+    if (compare(after, this.acked) < 0) {
+      // Forgotten at an acknowledgement of an owner before this one: nobody can say any more what it was.
+      const part = { to: this.acked, events: -1, samples: -1, position: 0 };
+      frames.push(gapMessage(part, [after[0], after[1] + 1], -1, "unknown"));
+    }
+    for (const part of this.parts) {
+      if (compare(part.to, after) <= 0) continue;
+      const from = compare(part.from, after) > 0 ? part.from : [after[0], after[1] + 1];
+      frames.push(part.data ?? gapMessage(part, from, rate ? Math.floor((part.samples * 1000) / rate) : 0, "overflow"));
+    }
+    return frames;
   }
 
   _lose(which) {
-    const index = this.parts.findIndex(which);
-    const part = this.parts[index];
-    this._forget(part);
-    part.data = null;
-    const before = this.parts[index - 1];
-    if (before && !before.data) this._merge(index - 1);
-    const after = this.parts[this.parts.indexOf(part) + 1] ?? this.parts[index];
-    if (after && after !== part && !after.data) this._merge(this.parts.indexOf(after) - 1);
+    let index = this.parts.findIndex(which);
+    this._forget(this.parts[index]);
+    this.parts[index].data = null;
+    if (this.parts[index - 1]?.data === null) this._merge(--index);
+    if (this.parts[index + 1]?.data === null) this._merge(index);
   }
 
   _merge(index) {
@@ -83,18 +90,8 @@ export class Outbox {
   }
 }
 
-function gapMessage(part, after, rate) {
-  const from = compare(part.from, after) > 0 ? part.from : [after[0], after[1] + 1];
-  return JSON.stringify({
-    type: "gap",
-    from,
-    to: part.to,
-    events: part.events,
-    samples: part.samples,
-    ms: rate ? Math.floor((part.samples * 1000) / rate) : 0,
-    position: part.position,
-    why: "overflow",
-  });
+function gapMessage({ to, events, samples, position }, from, ms, why) {
+  return JSON.stringify({ type: "gap", from, to, events, samples, ms, position, why });
 }
 
 const ACK_EVERY = 32;
@@ -142,9 +139,7 @@ export class Inbox {
       this.duplicates++;
       return false;
     }
-    // A single message must be the next one; a gap may begin earlier, as it may say too much.
-    const single = from === to || compare(from, to) === 0;
-    const next = from[0] === epoch && (single ? from[1] === n + 1 : from[1] <= n + 1);
+    const next = from[0] === epoch && from[1] <= n + 1;
     const first = from[0] > epoch && from[0] <= this.epoch && from[1] === 1;
     if (!(next || first) || to[0] > this.epoch || compare(from, to) > 0) {
       throw new ProtocolError("sequence", `Position ${from} came after ${this.last}.`, 4000);

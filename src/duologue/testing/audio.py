@@ -185,7 +185,7 @@ async def _recognise(audio: bytes) -> str:
 
 
 def _edge(loud: NDArray[np.int32], level_end: int, rate: int) -> int:
-    """Where the sound in `loud` ends: amplitudes, read outwards; the level says in the last 10 ms before `level_end`."""
+    """Where the sound in `loud` ends: amplitudes, read outwards; by its level in the 10 ms before `level_end`."""
     quiet = max(int(_QUIET_S * rate), 1)
     last = max(level_end - rate // 100, 0)
     inside = last + int(np.argmax(loud[last:level_end]))

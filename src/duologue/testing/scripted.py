@@ -66,7 +66,11 @@ class ScriptedModel(Model):
     name = "scripted"
 
     def __init__(
-        self, utterances: Sequence[Utterance], answer: Callable[[str | None, Context], Reply], *, audio: Audio | None = None
+        self,
+        utterances: Sequence[Utterance],
+        answer: Callable[[str | None, Context], Reply],
+        *,
+        audio: Audio | None = None,
     ) -> None:
         self.utterances = tuple(utterances)
         self.answer = answer

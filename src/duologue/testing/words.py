@@ -35,7 +35,13 @@ _SYMBOLS = {
     "€": " euros ",
     "£": " pounds ",
 }
-_SAME = {"ok": "okay", "mr": "mister", "mrs": "missus", "alright": "all right", "uhhuh": "uh huh"}
+_SAME = {
+    **{"ok": "okay", "mr": "mister", "mrs": "missus", "alright": "all right", "uhhuh": "uh huh"},
+    # British and American spelling of what is said in calls
+    **{word: word.replace("our", "or") for word in ("harbour", "colour", "favour", "favourite", "neighbour", "honour")},
+    **{"centre": "center", "theatre": "theater", "metre": "meter", "litre": "liter", "grey": "gray", "cheque": "check"},
+    **{"cancelled": "canceled", "travelling": "traveling", "programme": "program", "kerb": "curb"},
+}
 _NUMBERS = frozenset(_ONES) | frozenset(_TENS[2:]) | {name for _, name in _SCALES}
 _TOKEN = re.compile(
     r"(?P<money>\$\s?\d[\d,]*(?:\.\d+)?)"
@@ -120,11 +126,8 @@ def _spell(found: re.Match[str]) -> str:
         text = number_words(hours) + (f" {oh}{number_words(minutes)}" if minutes else " o'clock")
     elif found.lastgroup == "ordinal":
         *before, last = number_words(int(text[:-2])).split()
-        if last.endswith("y"):
-            last = last[:-1] + "ieth"
-        else:
-            last = _ORDINALS.get(last, last + ("h" if last.endswith("t") else "th"))
-        text = " ".join([*before, last])
+        regular = last[:-1] + "ieth" if last.endswith("y") else last + ("h" if last.endswith("t") else "th")
+        text = " ".join([*before, _ORDINALS.get(last, regular)])
     elif found.lastgroup == "decimal":
         whole, _, digits = text.partition(".")
         text = f"{number_words(int(whole))} point " + " ".join(_ONES[int(digit)] for digit in digits)

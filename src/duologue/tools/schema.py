@@ -10,8 +10,8 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
-import enum
 import difflib
+import enum
 import inspect
 import types
 import typing

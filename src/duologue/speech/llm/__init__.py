@@ -1,6 +1,4 @@
-"""Language models for the cascade: OpenAI-compatible endpoints, GGUF files in process, and a matcher for when there is
-none.
-"""
+"""Language models for the cascade: OpenAI-compatible endpoints, GGUF files in process, and a phrase matcher."""
 
 from duologue.speech.llm.base import (
     DEFAULT_OPTIONS,
@@ -13,19 +11,25 @@ from duologue.speech.llm.base import (
     ToolCallRequest,
     Usage,
 )
+from duologue.speech.llm.gguf import GGUFLLM
+from duologue.speech.llm.openai_compatible import OpenAICompatibleLLM, discover_local, from_spec
 from duologue.speech.llm.phrase import PhraseLLM
 from duologue.speech.llm.scripted import ScriptedLLM
 
 __all__ = [
     "DEFAULT_OPTIONS",
+    "GGUFLLM",
     "LLM",
     "Finished",
     "GenerateOptions",
     "LLMEvent",
     "Message",
+    "OpenAICompatibleLLM",
     "PhraseLLM",
     "ScriptedLLM",
     "TextDelta",
     "ToolCallRequest",
     "Usage",
+    "discover_local",
+    "from_spec",
 ]

@@ -272,9 +272,7 @@ def error_from_body(status: int, body: Any) -> ModelError:
     said = f": {text[:500]}" if text else ""
     label = f"{code} " if code else ""
     if status in (401, 403) or code in ("invalid_api_key", "authentication_error", "permission_error"):
-        return CredentialsError(
-            f"The model server refused the key ({label or ''}{status}){said}.", hint="Check the API key."
-        )
+        return CredentialsError(f"The model server refused the key ({label}{status}){said}.", hint="Check the API key.")
     if status == 429 or code in ("rate_limit_exceeded", "insufficient_quota", "rate_limit_error"):
         return ModelThrottledError(f"The model server is out of capacity or quota{said}.", hint="Retry later.")
     if status >= 500 or status == 408 or code in ("server_error", "overloaded_error"):

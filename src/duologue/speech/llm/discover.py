@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import httpx
 import msgspec
 
-from duologue.speech.llm.openai_compatible import OpenAICompatibleLLM
-
 logger = logging.getLogger("duologue.speech.llm")
 
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -62,10 +60,16 @@ CANDIDATES = (
 _NO_CHAT = ("embed", "rerank", "whisper", "tts")
 
 
-async def discover_local(
-    *, timeout_s: float = 0.15, candidates: Sequence[Candidate] = CANDIDATES
-) -> OpenAICompatibleLLM | None:
-    """A model of the first kind, in the order of `candidates`, that runs on this machine; None if none does.
+class Found(NamedTuple):
+    """A server that runs on this machine, and its first model that can chat."""
+
+    kind: str
+    port: int
+    model: str
+
+
+async def find_local(*, timeout_s: float = 0.15, candidates: Sequence[Candidate] = CANDIDATES) -> Found | None:
+    """The first kind, in the order of `candidates`, that runs on this machine and has a model; None if none does.
 
     All are asked at the same time, and the whole takes at most `timeout_s` seconds. Never raises.
     """
@@ -74,15 +78,11 @@ async def discover_local(
         await asyncio.wait(tasks, timeout=timeout_s)
         for task in tasks:
             task.cancel()
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-    for candidate, models in zip(candidates, found, strict=True):
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    for candidate, models in zip(candidates, answers, strict=True):
         if isinstance(models, list) and models:
             logger.debug("found %s on port %d with %d models", candidate.kind, candidate.port, len(models))
-            return OpenAICompatibleLLM(
-                models[0],
-                base_url=f"http://127.0.0.1:{candidate.port}/v1",
-                name=f"{candidate.kind}/{models[0]}",
-            )
+            return Found(candidate.kind, candidate.port, models[0])
     return None
 
 

@@ -1,4 +1,4 @@
-"""Any server that speaks OpenAI's chat completions: OpenAI itself, Ollama, llama.cpp, vLLM, LM Studio, and many more."""
+"""Any server that speaks OpenAI's chat completions: OpenAI itself, Ollama, llama.cpp, vLLM, LM Studio and others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -23,6 +24,7 @@ from duologue.errors import (
 )
 from duologue.speech.llm.base import DEFAULT_OPTIONS, GenerateOptions, LLMEvent, Message
 from duologue.speech.llm.chat_stream import ChatStream, error_from_body, request_body
+from duologue.speech.llm.discover import CANDIDATES, Candidate, Found, find_local
 from duologue.speech.llm.sse import SSEParser
 from duologue.tools.base import ToolSpec
 
@@ -234,6 +236,26 @@ class OpenAICompatibleLLM:
             f"The model server at {self._base_url} sent nothing for {seconds:g} seconds.",
             hint="A smaller model answers sooner.",
         )
+
+
+def discover_local(
+    *, timeout_s: float = 0.15, candidates: Sequence[Candidate] = CANDIDATES
+) -> OpenAICompatibleLLM | None:
+    """A model of a server that runs on this machine (Ollama, llama.cpp, vLLM, LM Studio, in this order); None without.
+
+    Takes at most `timeout_s` seconds, and may be called with or without a running event loop. Never raises.
+    """
+    found: list[Found | None] = []
+    # a thread, since a loop may be running here already
+    asker = threading.Thread(
+        target=lambda: found.append(asyncio.run(find_local(timeout_s=timeout_s, candidates=candidates))), daemon=True
+    )
+    asker.start()
+    asker.join(timeout_s + 1.0)
+    if not found or found[0] is None:
+        return None
+    kind, port, model = found[0]
+    return OpenAICompatibleLLM(model, base_url=f"http://127.0.0.1:{port}/v1", name=f"{kind}/{model}")
 
 
 _OPTIONS = ("base_url", "api_key", "name", "connect_timeout_s", "max_connections", "options")

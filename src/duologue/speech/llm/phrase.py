@@ -37,6 +37,7 @@ from duologue.tools.base import ToolSpec
 #: how far back a question, its question again, and so on, are followed
 MAX_PENDING = 4
 _CALL_PREFIX = "phrase_"
+_PROMPT = "What can I do for you?"
 
 
 class _Say(NamedTuple):
@@ -145,6 +146,9 @@ class PhraseLLM:
         """
         if options.tool_choice == "none":
             tools = ()
+        everything = messages
+        # instructions to a language model are nothing to match
+        messages = [message for message in messages if message.role != "system"]
         results = _trailing_results(messages)
         outcome: _Outcome
         if results:
@@ -153,7 +157,7 @@ class PhraseLLM:
         else:
             outcome = self._decide(messages, self._prepared(tools), MAX_PENDING)
         if self._fallback is not None and isinstance(outcome, (_Unknown, _Confirm)):
-            stream = self._fallback.generate(messages, tools, options=options)
+            stream = self._fallback.generate(everything, tools, options=options)
             try:
                 async for event in stream:
                     yield event
@@ -191,9 +195,9 @@ class PhraseLLM:
         """What to do about a conversation that ends with something a person said."""
         said = next((index for index in range(len(messages) - 1, -1, -1) if messages[index].role == "user"), None)
         if said is None:
-            return _Say(ANSWERS["hello"])
+            return _Say(ANSWERS["hello"] if not messages else _PROMPT)
         if messages[-1].role != "user":
-            return _Say(ANSWERS["presence"] if messages[-1].role == "system" else "")
+            return _Say(_PROMPT)
         raw = tokenize(messages[said].content)
         words = core(raw)
         pending = self._pending(messages[:said], catalogue, depth - 1) if depth > 0 else None
@@ -305,5 +309,5 @@ def _last_said(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
         message = messages[index]
         if message.role == "assistant" and message.content and not message.tool_calls:
             results = _trailing_results(messages[:index])
-            return _answers(results, tools) if results else message.content
+            return _answers(results, tools) if results else message.content.rstrip(" …")
     return "I have not said anything yet."

@@ -22,6 +22,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """A JSON message of the protocol."""
 
 
+class _Secretive(msgspec.Struct, frozen=True, kw_only=True):
+    """Prints without its token, so that a log line cannot leak it."""
+
+    def __repr__(self) -> str:
+        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name != "token"}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
+
 class AudioSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Format of one direction: PCM16 mono at `rate` Hz (8,000 to 48,000)."""
 
@@ -42,7 +50,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     duck: bool = False
 
 
-class Resume(msgspec.Struct, frozen=True, kw_only=True):
+class Resume(_Secretive, frozen=True, kw_only=True):
     """Continue `session`: `last` is the last downstream position that the client has, `played` its playout position."""
 
     session: Name
@@ -51,7 +59,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     played: Count = 0
 
 
-class Hello(Message, frozen=True, kw_only=True, tag="hello"):
+class Hello(_Secretive, Message, frozen=True, kw_only=True, tag="hello"):
     versions: Annotated[list[int], Meta(min_length=1, max_length=32)]
     input: AudioSpec | None = None
     output: AudioSpec | None = None
@@ -69,7 +77,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     burst: Count = 2000
 
 
-class Welcome(Message, frozen=True, kw_only=True, omit_defaults=False, tag="welcome"):
+class Welcome(_Secretive, Message, frozen=True, kw_only=True, omit_defaults=False, tag="welcome"):
     version: int
     session: Name
     epoch: Annotated[int, Meta(ge=1, le=2**32 - 1)]
@@ -158,7 +166,7 @@ class GoingAway(Message, frozen=True, kw_only=True, tag="going_away"):
     reason: str = ""
 
 
-class AuthRefresh(Message, frozen=True, kw_only=True, tag="auth.refresh"):
+class AuthRefresh(_Secretive, Message, frozen=True, kw_only=True, tag="auth.refresh"):
     token: Secret
 
 

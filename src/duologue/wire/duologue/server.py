@@ -482,6 +482,12 @@ class ServerProtocol:
                 )
             )
 
+    def lost(self, code: int = 1006) -> None:
+        """The WebSocket has ended with `code`: nothing more is written or taken."""
+        if self._link.close_code is None:
+            self._link.close_code = code
+            self._link.notify()
+
     def replaced(self) -> None:
         """A newer link of the same call has come."""
         if self._link.close_code is None:

@@ -1,0 +1,254 @@
+"""When a session changes its connection to a model, and to which: planned rotation, recovery from loss, failover.
+
+Make before break: the next connection is opened early, beside the one in use, and takes over at a quiet point. Providers
+limit how long a connection lives; a planned rotation opens its successor `early_s` before that and is forced `force_s`
+before it if nobody ever pauses. Opening times are spread by jitter, so that sessions which began together do not double a
+provider's connection count together.
+
+A lost connection is replaced at once, then with growing delays, within a budget; a provider whose attempts keep failing is
+passed over for the next candidate. What is not worth retrying (credentials, a request refused as invalid) passes over at
+once. When all candidates have failed too often the session is told that it is over.
+
+===========  =============================================================================
+STEADY       one connection, in use
+OPENING      one in use, its successor is being opened
+READY        one in use, its successor is open and waits for a quiet point
+LOST         none in use; the next attempt is under way or waits for its time
+OVER         given up, or closed
+===========  =============================================================================
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+_FOREVER = float("inf")
+
+
+class Phase(StrEnum):
+    """See the module's table."""
+
+    STEADY = "steady"
+    OPENING = "opening"
+    READY = "ready"
+    LOST = "lost"
+    OVER = "over"
+
+
+class RotationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of rotation and recovery, in seconds.
+
+    Attributes:
+        early_s: how long before the end of a connection its successor is opened; `force_s`: when it takes over at the latest.
+        jitter: share of `early_s` by which openings are spread.
+        first_retry_s, most_retry_s: delay after the first failed attempt, doubled up to the other.
+        attempts: failed attempts in a row at one candidate before the next one's turn; `budget` over all of them
+            within `budget_s`.
+        cooldown_s: how long a candidate that was passed over is left alone (the circuit breaker).
+    """
+
+    early_s: float = 60.0
+    force_s: float = 12.0
+    jitter: float = 0.25
+    first_retry_s: float = 0.25
+    most_retry_s: float = 4.0
+    attempts: int = 3
+    budget: int = 12
+    budget_s: float = 60.0
+    cooldown_s: float = 30.0
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="do"):
+    """Base of what the rotation orders. `reason` is told to the application."""
+
+    reason: str = ""
+
+
+class Open(Order, frozen=True, kw_only=True, tag="open"):
+    """Open a connection to candidate number `candidate`."""
+
+    candidate: int
+
+
+class CutOver(Order, frozen=True, kw_only=True, tag="cut_over"):
+    """The successor is the connection from now on: replay to it what the other did not answer, close the other."""
+
+    forced: bool = False
+
+
+class GiveUp(Order, frozen=True, kw_only=True, tag="give_up"):
+    """No candidate can be reached: the session must end."""
+
+
+AnyOrder = Open | CutOver | GiveUp
+
+
+class Rotation:
+    """The connection changes of one session. Pure: `now` is monotonic seconds, `dice` a number in [0, 1) for jitter."""
+
+    def __init__(self, options: RotationOptions, candidates: int, dice: float = 0.5) -> None:
+        self.options = options
+        self.phase = Phase.LOST
+        self.candidate = 0
+        self.preferred = 0
+        self._candidates = candidates
+        self._dice = dice
+        self._quiet = True
+        self._end = _FOREVER  # when the connection in use ends
+        self._open_at = _FOREVER  # when its successor is opened
+        self._force_at = _FOREVER  # when that takes over at the latest
+        self._retry_at = _FOREVER
+        self._attempts = 0
+        self._failures: list[float] = []
+        self._cooling: dict[int, float] = {}
+        self._in_flight = False
+        self._reason = "start"
+        self._next_end = _FOREVER
+
+    # ------------------------------------------------------------------ facts
+
+    def start(self, now: float) -> list[Order]:
+        """The session begins."""
+        return self._attempt(now, "start")
+
+    def opened(self, life_s: float | None, now: float) -> list[Order]:
+        """The attempt under way has succeeded; the connection lives `life_s` (None: no limit known)."""
+        self._in_flight = False
+        self._attempts = 0
+        self._next_end = _FOREVER if life_s is None else now + life_s
+        if self.phase is Phase.LOST:
+            return self._cut(now, forced=False)
+        self.phase = Phase.READY
+        return self._cut(now, forced=False) if self._quiet else []
+
+    def failed(self, error: str, retryable: bool, now: float) -> list[Order]:
+        """The attempt under way has failed."""
+        self._in_flight = False
+        self._attempts += 1
+        self._failures = [at for at in self._failures if now - at < self.options.budget_s] + [now]
+        if self.phase in (Phase.OPENING, Phase.READY):
+            # The connection in use still works: try again before it ends, without hurry.
+            self.phase = Phase.STEADY
+            left = self._end - now
+            self._open_at = now + max(self.options.first_retry_s, min(self.options.most_retry_s, left / 4))
+            return []
+        if not retryable or self._attempts >= self.options.attempts:
+            self._cooling[self.candidate] = now + (self.options.cooldown_s if retryable else _FOREVER)
+            self._attempts = 0
+            following = self._available(now)
+            if following is not None:
+                self.candidate = following
+                return self._attempt(now, f"failover: {error}")
+            if not retryable and all(until == _FOREVER for until in self._cooling.values()):
+                return self._give_up(error)
+        if len(self._failures) >= self.options.budget:
+            return self._give_up(f"{len(self._failures)} attempts within {self.options.budget_s:g} s: {error}")
+        delay = min(self.options.most_retry_s, self.options.first_retry_s * 2 ** max(0, self._attempts - 1))
+        self._retry_at = now + delay * (0.75 + 0.5 * self._dice)
+        return []
+
+    def lost(self, error: str, now: float) -> list[Order]:
+        """The connection in use is gone."""
+        if self.phase is Phase.READY:
+            return self._cut(now, forced=True, reason=f"lost: {error}")
+        opening = self.phase is Phase.OPENING
+        self.phase = Phase.LOST
+        self._reason = f"lost: {error}"
+        self._end = self._open_at = _FOREVER
+        if opening and self._in_flight:
+            return []  # its successor is on the way already
+        return self._attempt(now, self._reason)
+
+    def ending(self, in_s: float, now: float) -> list[Order]:
+        """The provider says that the connection in use ends in `in_s` seconds."""
+        self._end = min(self._end, now + in_s)
+        self._force_at = self._end - min(self.options.force_s, in_s / 4)
+        if self.phase is Phase.STEADY:
+            self._reason = "going away"
+            return self._open_successor(now)
+        return []
+
+    def renew(self, reason: str, now: float) -> list[Order]:
+        """Rotate now, for a reason of the application's: changed tools or voice, or the return to another candidate."""
+        if self.phase is Phase.STEADY:
+            self._reason = reason
+            return self._open_successor(now)
+        return []
+
+    def prefer(self, candidate: int, now: float) -> list[Order]:
+        """Go (back) to this candidate by a planned rotation."""
+        self.preferred = candidate
+        self._cooling.pop(candidate, None)
+        if self.candidate == candidate:
+            return []
+        self.candidate = candidate
+        return self.renew(f"to candidate {candidate}", now)
+
+    def quiet(self, quiet: bool, now: float) -> list[Order]:
+        """Whether this is a point at which a change would not be noticed."""
+        self._quiet = quiet
+        if quiet and self.phase is Phase.READY:
+            return self._cut(now, forced=False)
+        return []
+
+    def wake(self, now: float) -> list[Order]:
+        """The deadline of :meth:`next_deadline` has come."""
+        if self.phase is Phase.LOST and not self._in_flight and now >= self._retry_at:
+            return self._attempt(now, self._reason)
+        if self.phase is Phase.STEADY and now >= self._open_at:
+            self._reason = "planned"
+            return self._open_successor(now)
+        if self.phase is Phase.READY and now >= self._force_at:
+            return self._cut(now, forced=True)
+        return []
+
+    def close(self) -> None:
+        """The session is over."""
+        self.phase = Phase.OVER
+
+    def next_deadline(self) -> float:
+        """When :meth:`wake` is due."""
+        if self.phase is Phase.LOST:
+            return _FOREVER if self._in_flight else self._retry_at
+        if self.phase is Phase.STEADY:
+            return self._open_at
+        if self.phase is Phase.READY:
+            return self._force_at
+        return _FOREVER
+
+    # ------------------------------------------------------------------ steps
+
+    def _attempt(self, now: float, reason: str) -> list[Order]:
+        self._in_flight = True
+        self._reason = reason
+        self._retry_at = _FOREVER
+        return [Open(candidate=self.candidate, reason=reason)]
+
+    def _open_successor(self, now: float) -> list[Order]:
+        self.phase = Phase.OPENING
+        self._in_flight = True
+        self._open_at = _FOREVER
+        return [Open(candidate=self.candidate, reason=self._reason)]
+
+    def _cut(self, now: float, *, forced: bool, reason: str = "") -> list[Order]:
+        self.phase = Phase.STEADY
+        self._end = self._next_end
+        early = self.options.early_s * (1.0 + self.options.jitter * self._dice)
+        # A short life (tests, strict providers) leaves at least half of it to be used.
+        life = self._end - now
+        self._open_at = self._end - min(early, life / 2) if self._end < _FOREVER else _FOREVER
+        self._force_at = self._end - min(self.options.force_s, life / 8) if self._end < _FOREVER else _FOREVER
+        return [CutOver(forced=forced, reason=reason or self._reason)]
+
+    def _available(self, now: float) -> int | None:
+        for step in range(1, self._candidates + 1):
+            candidate = (self.candidate + step) % self._candidates
+            if self._cooling.get(candidate, 0.0) <= now:
+                return candidate
+        return None
+
+    def _give_up(self, error: str) -> list[Order]:
+        self.phase = Phase.OVER
+        return [GiveUp(reason=error)]
