@@ -81,4 +81,4 @@ def test_a_missing_file_is_a_typed_error() -> None:
 
 def test_a_misspelt_option_names_the_nearest() -> None:
     with pytest.raises(UnknownOptionError, match="Did you mean 'context_tokens'"):
-        GGUFLLM(context_token=512)  # type: ignore[call-arg]
+        GGUFLLM(context_token=512)  # type: ignore[arg-type]

@@ -8,13 +8,13 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TextIO
 
 from ..errors import DuologueError, check_options
-from ..events import ApprovalInput, Event, TextInput, ToolApprovalNeeded, ToolFinished
+from ..events import ApprovalInput, Event, TextInput
 from .base import Channel, Port, Traits
-from .settling import Settling
+from .settling import Settling, settled
 from .transcript import Transcript
 
 _OPTIONS = ("lines", "out", "read", "spoken", "latency", "essential")
@@ -67,7 +67,6 @@ class Console(Channel):
         self._interactive = bool(read and hasattr(stream, "isatty") and stream.isatty())
         self.transcript = Transcript(out or sys.stdout, spoken=spoken, latency=latency, typed=self._interactive)
         self._settling = Settling(0.0)
-        self._approvals: list[str] = []
 
     @property
     def traits(self) -> Traits:
@@ -82,10 +81,6 @@ class Console(Channel):
     def event(self, event: Event, encoded: bytes) -> None:
         """See Channel."""
         self._settling.take(event, asyncio.get_running_loop().time())
-        if isinstance(event, ToolApprovalNeeded):
-            self._approvals.append(event.call)
-        elif isinstance(event, ToolFinished) and event.call in self._approvals:
-            self._approvals.remove(event.call)
         self.transcript.take(event)
 
     async def run(self) -> None:
@@ -95,34 +90,26 @@ class Console(Channel):
         async with contextlib.aclosing(self._source()) as source:
             async for line in source:
                 if not self._interactive:
-                    await self._settled()
+                    await settled(self._settling, _SETTLE_S, _GIVE_UP_S)
                 if line.strip():
                     self._send(line.strip())
         if not self._interactive:
-            await self._settled()
+            await settled(self._settling, _SETTLE_S, _GIVE_UP_S)
         self.port.ended("hangup")
 
     def _send(self, line: str) -> None:
         try:
-            if self._approvals and line.lower() in (*_YES, *_NO):
-                self.port.input(ApprovalInput(call=self._approvals.pop(0), approved=line.lower() in _YES))
+            now = asyncio.get_running_loop().time()
+            if self._settling.approvals and line.lower() in (*_YES, *_NO):
+                self.port.input(ApprovalInput(call=self._settling.approve(now), approved=line.lower() in _YES))
                 return
-            self._settling.asked(asyncio.get_running_loop().time())
+            self._settling.asked(now)
             self.port.input(TextInput(text=line))
         except DuologueError as error:
             self._settling.undecided = False
             self.transcript.note(str(error))
 
-    async def _settled(self) -> None:
-        """Wait until the agent owes nothing, or waits for us."""
-        loop = asyncio.get_running_loop()
-        settling = self._settling
-        while not self._approvals:
-            if settling.idle_for(loop.time()) >= _SETTLE_S or settling.still_for(loop.time()) >= _GIVE_UP_S:
-                return
-            await asyncio.sleep(0.05)
-
-    async def _source(self) -> AsyncIterator[str]:
+    async def _source(self) -> AsyncGenerator[str]:
         if isinstance(self._lines, AsyncIterator):
             async for line in self._lines:
                 yield line

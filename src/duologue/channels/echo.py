@@ -52,6 +52,11 @@ class EchoCanceller:
         self._reference = bytearray()
         self._captured = bytearray()
 
+    @property
+    def held(self) -> int:
+        """Captured samples that are held back."""
+        return len(self._captured) // 2
+
     def played(self, pcm: bytes) -> None:
         """What the loudspeaker plays, silence included."""
         self._reference += self._resampler.feed(pcm)

@@ -10,7 +10,7 @@ from ..client.device import PlaybackDevice
 from ..errors import ConfigurationError, check_options
 from ..events import ActivityInput, Event
 from .base import Channel, Port, Traits
-from .playback import Playback, TimelineWriter, check_writable
+from .playback import Playback, TimelineWriter, beside, check_writable
 from .recording import Patience, RecordedCaller, Recording, Side
 from .settling import Settling
 
@@ -90,19 +90,23 @@ class File(Channel):
 
     async def run(self) -> None:
         """See Channel."""
-        async with asyncio.TaskGroup() as group:
-            playing = group.create_task(self._playback.run()) if self._playback is not None else None
-            if self._recording is not None:
-                await self._call(self._recording)
-                if playing is not None:
-                    playing.cancel()
+        calling = self._call(self._recording) if self._recording is not None else None
+        playing = self._playback.run() if self._playback is not None else None
+        if calling is not None and playing is not None:
+            await beside(calling, playing)
+        elif (only := calling or playing) is not None:
+            await only
 
     async def _call(self, recording: Recording) -> None:
         port = self.port
-        caller = RecordedCaller(
-            recording, self._settling, port.audio, lambda: port.input(ActivityInput(kind="ended")), self._patience
-        )
-        await caller.run()
+
+        async def send(pcm: bytes, position: int) -> None:
+            port.audio(pcm, position)
+
+        async def ended() -> None:
+            port.input(ActivityInput(kind="ended"))
+
+        await RecordedCaller(recording, self._settling, send, ended, self._patience).run()
         port.ended("hangup")
 
     def event(self, event: Event, encoded: bytes) -> None:

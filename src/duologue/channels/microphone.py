@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from typing import Any
 
 from ..audio import Ring, check_rate
 from ..client.device import PlaybackDevice
-from ..errors import ConfigurationError, MissingDependencyError, check_options
-from ..events import ErrorEvent, Event
+from ..errors import ConfigurationError, check_options
+from ..events import Event
 from . import echo
 from .base import Channel, Port, Traits
-from .playback import Playback
+from .playback import Playback, beside
 from .soundcard import Device, DeviceError, Kind, SoundCard, off_loop, permission_hint
 
 logger = logging.getLogger("duologue.channels")
@@ -117,6 +118,7 @@ class Microphone(Channel):
         self._failure: Exception | None = None
         self._closing = False
         self._overflows = 0
+        self._told = False
 
     @property
     def traits(self) -> Traits:
@@ -176,7 +178,12 @@ class Microphone(Channel):
         )
         for kind, device, rate, frames, callback in kinds:
             stream = card.open(
-                kind, device, rate=rate, frames=frames, callback=callback, finished=lambda kind=kind: self._finished(kind)
+                kind,
+                device,
+                rate=rate,
+                frames=frames,
+                callback=callback,
+                finished=functools.partial(self._finished, kind),
             )
             self._streams.append(stream)
             self._latency_s[kind] = max(0.0, float(stream.latency))
@@ -188,10 +195,7 @@ class Microphone(Channel):
     async def run(self) -> None:
         """See Channel. Raises DeviceError when a device stops working."""
         assert self._playback is not None
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._playback.run())
-            group.create_task(self._watch_drops(self._playback.device))
-            await self._pump()
+        await beside(self._pump(), self._playback.run())
 
     async def _pump(self) -> None:
         """Carry what was captured to the session."""
@@ -210,23 +214,13 @@ class Microphone(Channel):
                 reference = self._reference.read(len(self._reference))
             if (canceller := self._canceller) is not None:
                 canceller.played(reference)
-                if start > sent and sent:
+                if start > sent:
                     canceller.gap()
-                end = start + len(pcm) // 2
-                sent = end
-                # What the canceller holds back comes out in front of what follows it.
-                held = canceller.held
+                sent = start + len(pcm) // 2
+                start -= canceller.held  # what it holds back comes out in front of what follows
                 pcm = canceller.captured(pcm)
-                start -= held
             if pcm:
                 self.port.audio(pcm, start)
-
-    async def _watch_drops(self, device: PlaybackDevice) -> None:
-        """Say once that the output buffer is too small."""
-        while not device.dropped_samples:
-            await asyncio.sleep(1.0)
-        message = "The output buffer is full and audio was dropped. Raise output_buffer_size."
-        self.port.refused(DeviceError(message))
 
     def event(self, event: Event, encoded: bytes) -> None:
         """See Channel."""
@@ -235,6 +229,11 @@ class Microphone(Channel):
         """See Channel."""
         assert self._playback is not None
         self._playback.audio(response, offset, position, pcm)
+        if self._playback.device.dropped_samples and not self._told:
+            self._told = True
+            self.port.refused(
+                DeviceError("The output buffer is full and audio is dropped.", hint="Raise output_buffer_size.")
+            )
 
     def clear(self, response: str) -> None:
         """See Channel."""

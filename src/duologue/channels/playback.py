@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable
 from pathlib import Path
 
 from ..audio import WavWriter
@@ -71,6 +72,19 @@ class Playback:
                 dry_at = device.dry_at()
                 until = now + _RUN_S if dry_at is None or dry_at <= now else min(now + _RUN_S, dry_at)
                 await asyncio.sleep(max(until - now, 0.001))
+
+
+async def beside(work: Awaitable[None], other: Awaitable[None]) -> None:
+    """Do `work` while `other` runs; ends with the first of them, raising its error as it is (a group would hide it)."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(other)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 class TimelineWriter:

@@ -73,6 +73,7 @@ class Program(Channel):
         self._pacing: Pacing = pacing
         self._subscriptions: list[Subscription] = []
         self._early: list[Event] = []
+        self._closed = False
         #: Hz of the audio handed out; the session sets it when it has chosen
         self.rate = output_rate
 
@@ -92,7 +93,10 @@ class Program(Channel):
         for event in self._early:
             subscription.put(event)
         self._early = []
-        self._subscriptions.append(subscription)
+        if self._closed:
+            subscription.end()
+        else:
+            self._subscriptions.append(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -116,5 +120,6 @@ class Program(Channel):
 
     async def close(self, reason: str) -> None:
         """See Channel."""
+        self._closed = True
         for subscription in self._subscriptions:
             subscription.end()

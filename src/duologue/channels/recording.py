@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ import msgspec
 
 from ..audio import read_wav, split_stereo, to_mono
 from ..errors import ConfigurationError
-from .settling import Settling
+from .settling import Settling, settled
 
 #: length of a frame, seconds
 FRAME_S = 0.02
@@ -91,8 +91,8 @@ class RecordedCaller:
         self,
         recording: Recording,
         settling: Settling,
-        send: Callable[[bytes, int], object],
-        ended: Callable[[], object],
+        send: Callable[[bytes, int], Awaitable[object]],
+        ended: Callable[[], Awaitable[object]],
         patience: Patience | None = None,
     ) -> None:
         self._recording = recording
@@ -112,7 +112,9 @@ class RecordedCaller:
         self._begin = loop.time()
         lead_in = 0.0
         # A caller does not talk into a greeting, and takes a breath after it.
-        while lead_in < patience.lead_in_s or (settling.greeting and settling.still_for(loop.time()) < patience.give_up_s):
+        while lead_in < patience.lead_in_s or (
+            settling.greeting and settling.still_for(loop.time()) < patience.give_up_s
+        ):
             lead_in = 0.0 if settling.greeting else lead_in + FRAME_S
             await self._pace(self._silence)
         pcm, step = self._recording.pcm, 2 * self._frame
@@ -122,13 +124,12 @@ class RecordedCaller:
         while tail < _TAIL_S or ((settling.speaking or settling.undecided) and tail < patience.trailing_s):
             await self._pace(self._silence)
             tail += FRAME_S
-        self._ended()
-        while settling.idle_for(loop.time()) < patience.settle_s and settling.still_for(loop.time()) < patience.give_up_s:
-            await asyncio.sleep(0.05)
+        await self._ended()
+        await settled(settling, patience.settle_s, patience.give_up_s)
 
     async def _pace(self, pcm: bytes) -> None:
         """Hand `pcm` over when its last sample has been captured."""
         self._position += len(pcm) // 2
         due = self._begin + self._position / self._recording.rate
         await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-        self._send(pcm, self._position - len(pcm) // 2)
+        await self._send(pcm, self._position - len(pcm) // 2)

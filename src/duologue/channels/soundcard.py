@@ -26,7 +26,7 @@ class DeviceError(DuologueError):
 class Device(NamedTuple):
     """A sound device: how many channels it has each way, its usual rate in Hz, whether it is the system's choice."""
 
-    index: int
+    number: int
     name: str
     host: str
     inputs: int
@@ -62,7 +62,7 @@ class SoundCard:
         defaults = {"input": chosen[0], "output": chosen[1]}
         return [
             Device(
-                index=index,
+                number=index,
                 name=entry["name"],
                 host=hosts[entry["hostapi"]],
                 inputs=entry["max_input_channels"],
@@ -89,14 +89,16 @@ class SoundCard:
                 hint=f"Connect one, or let this user and container see it (`duologue doctor`). {_WITHOUT}",
             )
         if wanted is None:
-            default = (device for device in devices if (device.default_input if kind == "input" else device.default_output))
+            default = (
+                device for device in devices if (device.default_input if kind == "input" else device.default_output)
+            )
             return next(default, devices[0])
         if isinstance(wanted, bool) or not isinstance(wanted, int | str):
             raise ConfigurationError(f"{kind}_device={wanted!r} is no device.", hint="Give its number or its name.")
         if isinstance(wanted, str) and wanted.isdecimal():
             wanted = int(wanted)
         if isinstance(wanted, int):
-            matching = [device for device in devices if device.index == wanted]
+            matching = [device for device in devices if device.number == wanted]
         else:
             exact = [device for device in devices if device.name == wanted]
             matching = exact or [device for device in devices if wanted.lower() in device.name.lower()]
@@ -117,7 +119,7 @@ class SoundCard:
             if not 8_000 <= rate <= 48_000:
                 continue
             try:
-                check(device=device.index, channels=1, dtype="int16", samplerate=rate)
+                check(device=device.number, channels=1, dtype="int16", samplerate=rate)
             except (self.api.PortAudioError, ValueError) as error:
                 why = why or str(error)
             else:
@@ -140,7 +142,7 @@ class SoundCard:
             return stream(
                 samplerate=rate,
                 blocksize=frames,
-                device=device.index,
+                device=device.number,
                 channels=1,
                 dtype="int16",
                 latency="low",

@@ -118,7 +118,11 @@ class Transcript:
             case ListenerAway():
                 self._note(f"{event.participant} is away; it has {event.grace_s:.0f} s to come back", "yellow")
             case ListenerBack():
-                lost = f", {event.gap_events} events and {event.gap_ms} ms lost" if event.gap_events or event.gap_ms else ""
+                lost = (
+                    f", {event.gap_events} events and {event.gap_ms} ms lost"
+                    if event.gap_events or event.gap_ms
+                    else ""
+                )
                 self.note(f"{event.participant} is back{lost}")
             case SessionGoingAway():
                 self._note(f"the call will end in {event.in_s:.0f} s: {event.reason}", "yellow")

@@ -224,6 +224,11 @@ class Call:
         self._protocol.refresh(token)
         return await self._refreshed
 
+    @property
+    def dropped_samples(self) -> int:
+        """User audio that was dropped because the link was away for longer than `keep_s`."""
+        return self._protocol.dropped_samples
+
     def _check_open(self) -> None:
         if self._failure is not None:
             raise self._failure

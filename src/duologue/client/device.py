@@ -170,17 +170,20 @@ class PlaybackDevice:
     def audible(self, now: float) -> int:
         """The first track position that has not been audible by `now`."""
         with self._lock:
+            self._run(now)
             for run in reversed(self.log):
                 if run.at <= now:
                     return run.position + min(run.samples, int((now - run.at) * self.rate + 1e-6))
             return self.log[0].position if self.log else self.position
 
     def dry_at(self) -> float | None:
-        """When what waits will have been heard; None if nothing waits, or a sound card decides it."""
-        if not self._waiting or not self._virtual:
-            return None
-        quanta = math.ceil(self._waiting / self._quantum)
-        return self._time(self._next + quanta) + self.latency_s
+        """When all that was received will have been heard; None if nothing was, or a sound card decides it."""
+        if self._waiting:
+            if not self._virtual:
+                return None
+            quanta = math.ceil(self._waiting / self._quantum)
+            return self._time(self._next + quanta) + self.latency_s
+        return self.log[-1].at + self.log[-1].samples / self.rate if self.log else None
 
     def heard(self, response: str) -> list[tuple[int, int]]:
         """The ranges [from, to) of samples of `response` that were rendered, in order of rendering."""

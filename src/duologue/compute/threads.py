@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from duologue.compute.base import Compute, Handle, LaneStats
-from duologue.compute.lane import Lane, LaneHandle, log
+from duologue.compute.jobs import log
+from duologue.compute.lane import Lane, LaneHandle
 from duologue.errors import SessionClosedError
 
 

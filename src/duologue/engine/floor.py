@@ -95,6 +95,7 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (_S.OVERLAP, _S.AGENT),  # it was nothing
         (_S.OVERLAP, _S.HELD),  # it goes on
         (_S.OVERLAP, _S.USER),  # the user takes the floor, or the agent finished under them
+        (_S.OVERLAP, _S.IDLE),  # the agent finished under a sound that is no turn to the provider
         (_S.OVERLAP, _S.PAUSE),  # the agent finished while the user's sound had just ended
         (_S.OVERLAP, _S.THINKING),
         (_S.HELD, _S.AGENT),  # false barge-in: resume
@@ -204,11 +205,10 @@ class Floor:
         self.text = text
         self._final = final
         if self._engine:
-            if self.state in _OVERLAPPING:
-                if self.activity.speaking:
-                    self._grade()
-                else:
-                    self._weigh_verdict()
+            if self.state in _OVERLAPPING and self.activity.speaking:
+                self._grade()
+            elif self.state in (_S.OVERLAP, _S.HELD):
+                self._weigh_verdict()
             elif self.state is _S.PAUSE:
                 self._weigh_pause()
         return self._take()
@@ -569,12 +569,13 @@ class Floor:
     def _grade(self) -> None:
         """Judge a sound that overlaps the agent."""
         o = self.options.interruption
-        verdict = grade(o, self.activity.speech_ms, self.text)
+        text = self.text if self._open_turn else ""  # what was recognised before belongs to a turn that is over
+        verdict = grade(o, self.activity.speech_ms, text)
         if verdict == "none" or (verdict == "duck" and self.state is not _S.AGENT):
             return
         self._ensure_turn("speech over the agent")  # it may have begun just before the agent did
         if verdict == "yield":
-            words = self.text and not is_backchannel(self.text)
+            words = text and not is_backchannel(text)
             self._yield("words over the agent" if words else "speech over the agent goes on")
         elif verdict == "pause":
             if self.state is not _S.HELD:

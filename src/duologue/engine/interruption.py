@@ -16,8 +16,12 @@ Verdict = Literal["none", "duck", "pause", "yield"]
 
 #: words that say "go on" in English; any utterance made only of these is a backchannel
 BACKCHANNELS = frozenset(
-    "uh huh uhhuh uh-huh mhm mm hmm hm mmhmm mm-hmm mmm hmmm ah aha ahh oh ooh ok okay k yeah yep yup yes right sure "
-    "cool great nice good gotcha fine i see wow really alright um er".split()
+    {
+        *("uh", "huh", "uhhuh", "uh-huh", "mhm", "mm", "hmm", "hm", "mmhmm", "mm-hmm", "mmm", "hmmm", "um", "er"),
+        *("ah", "aha", "ahh", "oh", "ooh", "wow", "really", "i", "see"),
+        *("ok", "okay", "k", "yeah", "yep", "yup", "yes", "right", "sure", "alright", "gotcha"),
+        *("cool", "great", "nice", "good", "fine"),
+    }
 )
 #: a backchannel of more words than this is an utterance
 _MOST_WORDS = 4

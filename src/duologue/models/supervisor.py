@@ -36,8 +36,8 @@ from .base import (
     ProviderSpeech,
     Setup,
     SpeechWindow,
-    SpokenWord,
     Spoke,
+    SpokenWord,
 )
 
 logger = logging.getLogger("duologue.models.supervisor")
@@ -290,7 +290,8 @@ class Supervisor(Connection):
 
     def _cut_over(self, order: CutOver) -> None:
         link, old = self._next, self._active
-        assert link is not None and link.connection is not None
+        assert link is not None
+        assert link.connection is not None
         self._next = None
         self._active = link
         if old is not None:

@@ -12,6 +12,7 @@ It mounts in any Starlette or FastAPI application: ``main.mount("/voice", create
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -28,11 +29,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..agent import Agent, AgentFactory
+from ..channels.strands import StrandsChannel
 from ..channels.websocket import SocketClosedError, WebSocketChannel, run_link
-from ..errors import ConfigurationError, DuologueError, OverloadedError
-from ..events import Event, encode, json_schema
+from ..errors import ConfigurationError, DuologueError, OverloadedError, ProtocolError
+from ..events import ErrorEvent, Event, encode, json_schema
+from ..session.definition import CallInfo
 from ..store import Committer, GroupCommitter, MemoryStore, SQLiteStore
+from ..wire.dialect import detect
 from ..wire.duologue import ServerProtocol
+from ..wire.strands import StrandsServer
 from .guard import Guard
 from .options import ServeOptions
 from .sessions import SESSION_HEADER, Answer, Sessions, session_id
@@ -174,15 +179,42 @@ class Server:
             call = sessions.find(channel.delivery.session)
             return call.session.definition.model.notice if call is not None else ""
 
-        import asyncio
-
         try:
             async with asyncio.timeout(self.options.wire.handshake_s):
                 first = await socket.receive()
         except (TimeoutError, SocketClosedError):
             await socket.close(4006, "no hello in time")
             return
-        await run_link(socket, first, Opener(), options=self.options.wire, notice=notice)
+        try:
+            dialect = detect(first)
+        except ProtocolError as error:
+            await socket.send(msgspec.json.encode(ErrorEvent(code=error.code, message=str(error), fatal=True)).decode())
+            await socket.close(error.close_code or 4000, error.code)
+            return
+        if dialect == "duologue":
+            await run_link(socket, first, Opener(), options=self.options.wire, notice=notice)
+        else:
+            await self._strands(socket, first, headers, query)
+
+    async def _strands(
+        self, socket: StarletteSocket, first: str | bytes, headers: dict[str, str], query: dict[str, str]
+    ) -> None:
+        """A client of the Strands dialect: one socket is one call."""
+        now = asyncio.get_running_loop().time()
+        protocol = StrandsServer(now=now, options=self.options.wire)
+        try:
+            self.guard.check_token(headers, query.get("token", ""))
+            items = protocol.receive_text(first, now) if isinstance(first, str) else []
+            channel = StrandsChannel(socket, protocol, items)
+            info = CallInfo(session=session_id(headers, query), channel="strands", headers=headers, query=query)
+            session = await self.sessions.open(info, channel)
+        except DuologueError as error:
+            for text in protocol.error(error.code, str(error)):
+                await socket.send(text)
+            code = error.close_code if isinstance(error, ProtocolError) else None
+            await socket.close(code or (4013 if error.retryable else 4000), error.code)
+            return
+        await session.wait()
 
 
 class StarletteSocket:
@@ -264,7 +296,8 @@ class _Pages:
     _HEADERS = (
         (
             b"content-security-policy",
-            b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'",
+            b"default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
+            b"worker-src 'self' blob:; frame-ancestors 'none'",
         ),
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),

@@ -26,7 +26,7 @@ class Guard:
         self._options = options
         self._hosts = {*_LOOPBACK, options.host.lower(), *(host.lower() for host in options.hosts)}
         # A server on all addresses, or behind a proxy with authentication on, is reached by names it cannot know.
-        self._any_host = options.host in ("0.0.0.0", "::") and not options.hosts  # noqa: S104 - compared, not bound
+        self._any_host = options.host in ("0.0.0.0", "::") and not options.hosts
         self._origins = {origin.lower().rstrip("/") for origin in options.origins}
 
     def refusal(self, headers: dict[str, str]) -> tuple[int, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
 
@@ -22,7 +22,7 @@ class RunningServer:
     """A server that listens. `url` is its HTTP address, `ws_url` that of its WebSocket."""
 
     def __init__(self, options: ServeOptions, port: int, app: object) -> None:
-        host = options.host if options.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - shown, not bound
+        host = options.host if options.host not in ("0.0.0.0", "::") else "127.0.0.1"
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{port}"
         self.ws_url = f"ws://{name}:{port}/ws"
@@ -62,18 +62,34 @@ def _bind(options: ServeOptions) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """Says when it listens, and leaves signals to the program that it is part of."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 @contextlib.asynccontextmanager
 async def serving(agent: Agent | AgentFactory, options: ServeOptions | None = None) -> AsyncIterator[RunningServer]:
     """Serve `agent` beside other work: ``async with serving(agent) as server``. Port 0 takes any free one."""
     options = options or ServeOptions()
     app = create_app(agent, options)
     listener = _bind(options)
-    server = uvicorn.Server(_config(app, options))
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    server = _Server(_config(app, options))
     task = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
-        while not server.started and not task.done():
-            await asyncio.sleep(0.005)
+        started = asyncio.ensure_future(server.listening.wait())
+        await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
         if task.done():
             raise ConfigurationError("The server could not start.", hint="See the error above.")
         yield RunningServer(options, listener.getsockname()[1], app)

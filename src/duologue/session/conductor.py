@@ -407,6 +407,11 @@ class Conductor:
             self.connection.say(id, text, origin)
         return id
 
+    def say_when_room(self, text: str) -> str:
+        """As :meth:`say`, for whoever can be told. Raises OverloadedError when too much waits to be said."""
+        self.responses.check_room()
+        return self.say(text)
+
     def respond(self, instructions: str, origin: ResponseOrigin = "respond") -> None:
         """Have the model answer; deferred while the user has the floor or an answer is being made."""
         if self.may_respond():

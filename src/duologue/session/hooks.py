@@ -12,8 +12,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import OverloadedError
 from ..tools import ToolCall, ToolResult
-from ..tools.threads import shared_threads
+from ..tools.threads import Work, shared_threads
 
 logger = logging.getLogger("duologue.session")
 
@@ -65,7 +66,6 @@ class HookRunner:
         self._failed = failed
         self._inline = inline
         self._tasks: set[asyncio.Task[None]] = set()
-        self.dropped = 0
         # What nobody overrode is not run: an empty hook would still cost a task on every turn.
         self._by_name: dict[str, list[tuple[Hooks, Callable[..., Any]]]] = {}
         for hook in hooks:
@@ -77,7 +77,7 @@ class HookRunner:
         """Run the hooks of this name, without waiting."""
         for hook, function in self._by_name.get(name, ()):
             if len(self._tasks) >= _MOST:
-                self.dropped += 1
+                self._failed(name, OverloadedError(f"{_MOST} hooks are under way already."))
                 continue
             task = asyncio.get_running_loop().create_task(
                 self._run(name, hook.budget_s, function, args), name=f"hook {name}"
@@ -91,12 +91,23 @@ class HookRunner:
             if inspect.isawaitable(value):
                 await value
 
+        def plain() -> None:
+            function(self._session, *args)
+
+        work: Work | None = None
         try:
             async with asyncio.timeout(budget_s):
                 if self._inline:
                     await call()
                 else:
-                    await asyncio.wrap_future(shared_threads().loop.submit(call).future)
+                    # A plain function may block: it gets a thread, so that it holds up no other hook and no tool.
+                    threads, is_async = shared_threads(), inspect.iscoroutinefunction(function)
+                    work = threads.loop.submit(call) if is_async else threads.sync.submit(plain)
+                    await asyncio.wrap_future(work.future)
+        except TimeoutError as error:
+            if work is not None:
+                work.abandon()
+            self._failed(name, error)
         except Exception as error:
             logger.debug("hook %s failed: %r", name, error)
             self._failed(name, error)

@@ -15,7 +15,7 @@ import msgspec
 
 from ..engine.floor import FloorOptions
 from ..engine.replay import Fact, FloorRecord, Windows
-from ..errors import StoreError
+from ..errors import DuologueError, OverloadedError, StoreError
 from ..events import AnyEvent, Event
 from ..store.committer import Writer
 
@@ -59,17 +59,18 @@ class SessionJournal:
     """
 
     def __init__(
-        self, writer: Writer | None, release: Callable[[Event, bytes], None], failed: Callable[[StoreError], None]
+        self, writer: Writer | None, release: Callable[[Event, bytes], None], failed: Callable[[DuologueError], None]
     ) -> None:
         self._writer = writer
         self._release = release
         self._failed = failed
         self._waiting: deque[tuple[Event, bytes]] = deque()
-        self._broken = False
+        #: nothing more can be written, and so nothing more may leave
+        self.broken = False
 
     def record(self, record: FloorRecord | Options | History) -> None:
         """Write a record that nobody waits for."""
-        if self._writer is not None and not self._broken:
+        if self._writer is not None and not self.broken:
             self._submit(_encoder.encode(record))
 
     def emit(self, event: Event) -> None:
@@ -78,7 +79,7 @@ class SessionJournal:
         if self._writer is None:
             self._release(event, encoded)
             return
-        if self._broken:
+        if self.broken:
             return
         ticket = self._submit(_EVENT + encoded + b"}")
         if ticket is not None:
@@ -90,14 +91,14 @@ class SessionJournal:
         writer = self._writer
         if writer is None:
             then()
-        elif not self._broken:
+        elif not self.broken:
             writer.on_durable(writer.next_seq - 1, lambda error: then() if error is None else self._fail(error))
 
     def _submit(self, data: bytes) -> int | None:
         assert self._writer is not None
         try:
             return self._writer.submit(data)
-        except StoreError as error:
+        except (StoreError, OverloadedError) as error:
             self._fail(error)
             return None
 
@@ -108,9 +109,9 @@ class SessionJournal:
         event, encoded = self._waiting.popleft()
         self._release(event, encoded)
 
-    def _fail(self, error: StoreError) -> None:
-        if not self._broken:
-            self._broken = True
+    def _fail(self, error: DuologueError) -> None:
+        if not self.broken:
+            self.broken = True
             self._waiting.clear()
             self._failed(error)
 

@@ -135,8 +135,6 @@ class Listener:
                     return
                 if not self._hand_over(self.current, now):
                     break
-                if self.away:
-                    return
                 self.stage.after_frame(now)
         due = self._next_settlement(now)
         if due is not None:
@@ -173,7 +171,7 @@ class Listener:
             self._transmit(response, pcm, now)
         if response.generated and self.offset >= response.samples:
             self._all_sent(response)
-        return True
+        return not self.away  # the channel may have failed just now
 
     def _transmit(self, response: Response, pcm: bytes, now: float) -> None:
         if self._gain_now != 1.0 or self._gain != 1.0:
@@ -238,10 +236,10 @@ class Listener:
             and self.current is None
             and not self.ledger.clearing
             and self.ledger.played(now) >= self.ledger.sent
+            and self.stage.playable(self) is None
         ):
-            if self.stage.playable(self) is None:
-                self._sounding = False
-                self.stage.fell_silent(self, now)
+            self._sounding = False
+            self.stage.fell_silent(self, now)
 
     def _patience(self, now: float) -> float:
         return self.ledger.drained_at() + _SETTLE_S
@@ -286,7 +284,7 @@ class Listener:
             self.channel.clear(playing.id if playing is not None else "")
         except Exception as error:
             self._fail(error)
-        if not self.ledger.clearing:
+        if not self._after_clear:
             return  # answered at once
         if self.away or not self.traits.clears:
             self._cleared(None)

@@ -69,10 +69,15 @@ class SessionPort:
         up = self._up
         now = up.now()
         if self._started_at is None:
-            self._started_at = now
             self._next = position or 0
+            self._started_at = now - self._next / self._rate
             self._out = self._scaled(self._next)
         samples = len(pcm) // 2
+        begin = self._next if position is None else position
+        if (begin + samples) / self._rate - (now - self._started_at) > up.upstream_s:
+            # Faster than anybody can speak: bounded, and so that a flood does not leave the call deaf afterwards.
+            up.dropped("user_audio_samples", samples)
+            return
         if position is not None and position != self._next:
             behind = self._next - position
             if behind > 0:
@@ -87,12 +92,6 @@ class SessionPort:
                     self._resampler.reset()
                 self._next = position
                 self._out = self._scaled(position)
-        ahead = (self._next + samples) / self._rate - (now - self._started_at)
-        if ahead > up.upstream_s:
-            up.dropped("user_audio_samples", samples)
-            self._next += samples
-            self._out = self._scaled(self._next)
-            return
         self._next += samples
         if self._resampler is not None:
             pcm = self._resampler.feed(pcm)

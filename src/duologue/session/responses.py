@@ -79,16 +79,20 @@ class Responses:
 
     def begin(self, id: str, origin: ResponseOrigin, turn: str, rate: int, *, gated: bool) -> Response:
         """A response begins. Raises OverloadedError when too many wait to be spoken."""
-        if len(self._open) >= self._max_queued:
-            raise OverloadedError(
-                f"{len(self._open)} responses wait to be spoken.",
-                hint="Wait for them, or raise limits.queued_responses.",
-            )
+        self.check_room()
         response = Response(id, origin, turn, rate, gated=gated)
         self._open[id] = response
         if not gated:
             self.start(response)
         return response
+
+    def check_room(self) -> None:
+        """Raise OverloadedError when no further response may wait to be spoken."""
+        if len(self._open) >= self._max_queued:
+            raise OverloadedError(
+                f"{len(self._open)} responses wait to be spoken.",
+                hint="Wait for them, or raise limits.queued_responses.",
+            )
 
     def get(self, id: str) -> Response | None:
         """An unfinished response."""

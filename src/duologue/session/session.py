@@ -17,7 +17,7 @@ import msgspec
 from ..channels.base import Channel
 from ..channels.program import Program
 from ..engine.conversation import Item
-from ..errors import ConfigurationError, DuologueError, ModelError, SessionClosedError, StoreError
+from ..errors import ConfigurationError, DuologueError, FencedError, ModelError, SessionClosedError
 from ..events import (
     ActivityInput,
     ApprovalInput,
@@ -181,6 +181,8 @@ class Session(ToolContext):
         if self._stopping is not None and not self._stopping.is_set():
             self._end_reason, self._end_detail = reason, detail
             self._stopping.set()
+            if self._opened is not None and not self._opened.done() and self._main is not None:
+                self._main.cancel()  # a model or channel that takes its time to open is not waited for
 
     def end_by(self, seconds: float, reason: EndReason, detail: str) -> None:
         """End after `seconds`, unless something ends it before."""
@@ -202,17 +204,22 @@ class Session(ToolContext):
         await self.stop("error" if exc[0] is not None and exc[0] is not asyncio.CancelledError else "stopped")
 
     async def _live(self) -> None:
-        assert self._opened is not None and self._stopping is not None
+        assert self._opened is not None
+        assert self._stopping is not None
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 try:
                     await self._open()
                 except BaseException as error:
-                    self._end_reason, self._end_detail = "error", str(error)
+                    if not self._stopping.is_set():
+                        self._stopping.set()
+                        self._end_reason, self._end_detail = "error", str(error)
                     if not self._opened.done():
                         self._opened.set_exception(
-                            error if isinstance(error, Exception) else SessionClosedError("Starting was cancelled.")
+                            error
+                            if isinstance(error, Exception)
+                            else SessionClosedError("It was stopped while starting.")
                         )
                     await self._shut()
                     if not isinstance(error, Exception):
@@ -320,22 +327,22 @@ class Session(ToolContext):
             chosen = [listener for listener in listeners if listener.traits.addressee]
             if len(chosen) > 1:
                 raise ConfigurationError("Two channels want to be the addressee.", hint="History can follow only one.")
-            # History follows ears rather than programs, and ears that report rather than ears that are guessed at.
-            best = chosen or sorted(
-                listeners, key=lambda entry: (not entry.traits.acknowledges, isinstance(entry.channel, Program))
-            )
-            self.conductor.responses.addressee = best[0]
+            self.conductor.responses.addressee = self._best(chosen or listeners)
+
+    @staticmethod
+    def _best(listeners: Sequence[Listener]) -> Listener | None:
+        """Whom history follows: ears rather than programs, and ears that report rather than ears that are guessed at."""
+        return min(
+            listeners,
+            key=lambda entry: (not entry.traits.acknowledges, isinstance(entry.channel, Program)),
+            default=None,
+        )
 
     async def _run_channel(self, channel: Channel) -> None:
         try:
             await channel.run()
         except Exception as error:
-            if not isinstance(error, DuologueError):
-                logger.debug("%s: channel %s failed", self.id, channel.name, exc_info=True)
-            code = error.code if isinstance(error, DuologueError) else "channel"
-            self.emit_error(ErrorEvent(code=code, message=f"Channel {channel.name}: {error}"))
-            if channel.traits.essential:
-                self.channel_ended(channel, "error")
+            self.channel_failed(channel, error)
 
     async def _shut(self) -> None:
         """Close everything. Each step is bounded, and none keeps the next from being taken."""
@@ -361,9 +368,10 @@ class Session(ToolContext):
                 at=round(self.now() - conductor.base, 4), reason=self._end_reason, detail=self._end_detail
             )
             conductor.emit(self.ended)
-            flushed: asyncio.Future[None] = self._loop.create_future()
-            conductor.journal.when_durable(lambda: None if flushed.done() else flushed.set_result(None))
-            await self._bounded(asyncio.wait({flushed}))
+            if not conductor.journal.broken:
+                flushed: asyncio.Future[None] = self._loop.create_future()
+                conductor.journal.when_durable(lambda: None if flushed.done() else flushed.set_result(None))
+                await self._bounded(asyncio.wait({flushed}))
         else:
             self.ended = SessionEnded(reason=self._end_reason, detail=self._end_detail)
         for channel in self._channels:
@@ -427,8 +435,11 @@ class Session(ToolContext):
         return self._program.subscribe()
 
     async def say(self, text: str) -> str:
-        """Have the agent say `text` verbatim as soon as the floor allows. Returns the response's id."""
-        return await self._here(lambda: self.conductor.say(text))
+        """Have the agent say `text` verbatim as soon as the floor allows. Returns the response's id.
+
+        Raises OverloadedError when too much waits to be said already (`limits.queued_responses`).
+        """
+        return await self._here(lambda: self.conductor.say_when_room(text))
 
     async def respond(self, instructions: str = "") -> None:
         """Have the model answer now, without a turn of the user, following `instructions`."""
@@ -586,10 +597,15 @@ class Session(ToolContext):
 
     def channel_ended(self, channel: Channel, reason: str) -> None:
         """The participant has left for good; the last essential one takes the session with it."""
-        self._away.pop(channel, None)
+        if (timer := self._away.pop(channel, None)) is not None:
+            timer.cancel()
         if (listener := self._ports[channel].listener) is not None:
             listener.away = True
-        if channel.traits.essential:
+        if not channel.traits.essential:
+            if listener is not None:
+                others = [entry for entry in self.conductor.responses.listeners if entry is not listener]
+                self.conductor.responses.remove(listener, self._best(others))
+        else:
             ends: EndReason = "error" if reason == "error" else ("hangup" if reason == "hangup" else "client_left")
             self.end(ends, f"{channel.name}: {reason}")
 
@@ -603,6 +619,17 @@ class Session(ToolContext):
 
     def barged_in(self) -> None:
         self.toolbench.barge_in()
+
+    def turn_reopened(self, turn: str) -> None:
+        self.toolbench.reopen(turn)
+
+    def channel_failed(self, channel: Channel, error: Exception) -> None:
+        """A channel raised: tell everybody, and go on without it unless it is essential."""
+        if not isinstance(error, DuologueError):
+            logger.debug("%s: channel %s failed", self.id, channel.name, exc_info=error)
+        code = error.code if isinstance(error, DuologueError) else "channel"
+        self.emit_error(ErrorEvent(code=code, message=f"Channel {channel.name}: {error}"))
+        self.channel_ended(channel, "error")
 
     def connection_lost(self, error: DuologueError) -> None:
         """The model is gone. Without another there is no conversation: end with a typed reason, never in silence."""
@@ -656,9 +683,13 @@ class Session(ToolContext):
                 logger.debug("%s: channel %s could not take an event", self.id, channel.name, exc_info=True)
                 self.conductor.measures.dropped(f"events:{channel.name}")
 
-    def _journal_failed(self, error: StoreError) -> None:
+    def _journal_failed(self, error: DuologueError) -> None:
         logger.warning("%s: the journal failed: %s", self.id, error)
         # What cannot be recorded may not be said: the session ends, and says so directly, since nothing can be journaled.
+        for listener in self.conductor.responses.listeners:
+            listener.close()
+        if isinstance(error, FencedError) and hasattr(self, "toolbench"):
+            self.toolbench.executor.fence()
         event = ErrorEvent(code=error.code, message=str(error), fatal=True)
         self._release(event, msgspec.json.encode(event))
         self.end("error", str(error))

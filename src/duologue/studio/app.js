@@ -16,6 +16,7 @@ let worker = null;
 let audio = null;
 let clock = 0;
 let muted = false;
+let attempt = 0; // counts calls, so that one that was given up does not begin after all
 
 const view = new View($("log"), $("scroller"), { approve: (call, approved) => send({ type: "input.approval", call, approved }) });
 let conversation = newConversation();
@@ -73,12 +74,16 @@ async function start({ withMicrophone }) {
   view.clear();
   conversation = newConversation();
   setState("starting", "Calling");
+  const mine = ++attempt;
+  let opened = null;
   try {
-    audio = await openAudio({ input: INPUT_RATE, output: OUTPUT_RATE, withMicrophone, report: (text) => note(text, "warn") });
+    const report = (text) => note(text, "warn");
+    opened = await openAudio({ input: INPUT_RATE, output: OUTPUT_RATE, withMicrophone, report });
   } catch (error) {
     note(`The sound could not be opened: ${error.message}`, "error");
   }
-  if (body.dataset.state !== "starting") return release(); // hung up meanwhile
+  if (mine !== attempt) return opened?.close();
+  audio = opened;
   if (audio) audio.context.onstatechange = caption;
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => told[data.type]?.(data);
@@ -128,6 +133,7 @@ function release() {
 
 function over({ detail, reason }) {
   if (body.dataset.state === "idle") return;
+  attempt++;
   release();
   conversation.agentSpeaks = "";
   conversation.userSpeaks = false;
@@ -152,7 +158,7 @@ const told = {
   },
   welcome({ notice }) {
     showNotice(notice);
-    tellClockIfSound();
+    if (audio) tellClock();
   },
   event({ event }) {
     if (event.type === "session.started") {
@@ -189,10 +195,6 @@ const told = {
     body.style.setProperty("--agent", loudness(agent));
   },
 };
-
-function tellClockIfSound() {
-  if (audio) tellClock();
-}
 
 /** 0 to 1 for the eye: -50 to -10 dBFS. */
 function loudness(level) {

@@ -6,6 +6,8 @@
 
 const REPORT_S = 0.1;
 const POINTS = 512;
+/** Times are in floating point; a whole sample is not to be lost by it. */
+const ROUNDING = 1e-6;
 
 export class Playout {
   constructor(rate, contextRate) {
@@ -44,7 +46,7 @@ export class Playout {
     const next = points[index + 1];
     if (!next || !point.playing) return point.position;
     // In between the track ran at its rate, unless it stepped over something that was cleared.
-    const ran = Math.floor(((frame - point.frame) * this.rate) / this.contextRate);
+    const ran = Math.floor(((frame - point.frame) * this.rate) / this.contextRate + ROUNDING);
     return Math.min(point.position + ran, next.position);
   }
 

@@ -35,7 +35,7 @@ _CONTEXT = decimal.Context(
 )
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)|(?P<word>[a-z]+)|(?P<sign>\*\*|//|[-+*/%^!(),×÷−·√π]))",
+    r"\s*(?:(?P<number>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:e[+-]?\d+)?|\.\d+)|(?P<word>[a-z]+)|(?P<sign>\*\*|//|[-+*/%^!(),×÷−·√π]))",
     re.I,
 )
 _PHRASES = [
@@ -105,9 +105,9 @@ def calculate(text: str) -> Decimal:
     """
     if len(text) > MAX_CHARS:
         raise ArithmeticFailure(f"The expression is longer than {MAX_CHARS} characters.")
-    parser = _Parser(_tokens(text))
     with decimal.localcontext(_CONTEXT):
         try:
+            parser = _Parser(_tokens(text))
             value = parser.expression()
             parser.expect_end()
         except decimal.DivisionByZero:
@@ -118,6 +118,8 @@ def calculate(text: str) -> Decimal:
             if isinstance(error, ArithmeticFailure):
                 raise
             raise ArithmeticFailure("That has no real result.") from None
+    if not value.is_finite():  # ln(0) is minus infinity without any signal
+        raise ArithmeticFailure("The result is too large.")
     return value
 
 

@@ -101,11 +101,7 @@ class ToolExecutor:
             raise ConfigurationError(f"runner={runner!r}.", hint="Use 'thread', or 'inline' under a virtual clock.")
         if max_result_bytes < 256 or max_concurrent < 1:
             raise ConfigurationError("max_result_bytes must be at least 256, and max_concurrent at least 1.")
-        self._tools: dict[str, Tool] = {}
-        for tool in tools:
-            if tool.name in self._tools:
-                raise ConfigurationError(f"Two tools are named {tool.name!r}.", hint="Rename one: @tool(name=...).")
-            self._tools[tool.name] = tool
+        self._tools = _by_name(tools)
         self._context = context
         self._on_event = on_event
         self._inline = runner == "inline"
@@ -123,6 +119,14 @@ class ToolExecutor:
     def tools(self) -> Mapping[str, Tool]:
         """The tools by name."""
         return self._tools
+
+    def replace(self, tools: Iterable[Tool]) -> None:
+        """Offer other tools from now on. Runs under way go on.
+
+        Raises:
+            ConfigurationError: two tools of one name; then nothing has changed.
+        """
+        self._tools = _by_name(tools)
 
     @property
     def running(self) -> tuple[ToolRun, ...]:
@@ -386,6 +390,15 @@ class ToolExecutor:
 
 
 _FIRST = asyncio.FIRST_COMPLETED
+
+
+def _by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
+    named: dict[str, Tool] = {}
+    for tool in tools:
+        if tool.name in named:
+            raise ConfigurationError(f"Two tools are named {tool.name!r}.", hint="Rename one: @tool(name=...).")
+        named[tool.name] = tool
+    return named
 
 
 class Submitted:

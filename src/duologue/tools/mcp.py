@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from duologue.errors import ConfigurationError, MissingDependencyError, ToolError
 from duologue.tools.adapt import tool_from_schema
-from duologue.tools.base import Tool
-from duologue.tools.base import progress as report_progress
+from duologue.tools.base import RUNNING, Tool
 from duologue.tools.threads import shared_threads
 
 if TYPE_CHECKING:
@@ -226,10 +225,11 @@ class MCPServer:
 
     async def _call(self, tool: str, arguments: dict[str, Any]) -> Any:
         connection = await self._connected()
+        running = RUNNING.get()  # reports arrive in the connection's task, which knows of no run
 
         async def report(progress: float, total: float | None, message: str | None) -> None:
-            if message:
-                report_progress(message)
+            if message and running is not None:
+                running.report(message)
 
         try:
             result = await connection.client.call_tool(tool, arguments, progress_callback=report)

@@ -121,7 +121,7 @@ def read_signature(function: Callable[..., Any], tool: str, *, skip_first: bool 
     except (TypeError, ValueError) as error:
         raise ToolError(tool, f"its signature cannot be read: {error}.", hint="Wrap it in a function.") from None
 
-    docstring = parse_docstring(inspect.getdoc(function))
+    docstring = parse_docstring(inspect.getdoc(_annotated_object(function)))
     contexts: list[tuple[str, type, bool]] = []
     found: list[tuple[str, Any, inspect.Parameter]] = []
     for parameter in list(signature.parameters.values())[int(skip_first) :]:
@@ -291,7 +291,7 @@ def _decode_model(wanted: type, value: Any) -> Any:
     try:
         return cast(Any, wanted).model_validate(value)
     except ValueError as error:  # pydantic's ValidationError is one
-        raise msgspec.ValidationError(" ".join(str(error).split())) from None
+        raise ValueError(" ".join(str(error).split())) from None  # msgspec adds where it was
 
 
 def _hoist(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import httpx
 import msgspec
 
 logger = logging.getLogger("duologue.speech.llm")
@@ -73,12 +73,11 @@ async def find_local(*, timeout_s: float = 0.15, candidates: Sequence[Candidate]
 
     All are asked at the same time, and the whole takes at most `timeout_s` seconds. Never raises.
     """
-    async with httpx.AsyncClient(trust_env=False, timeout=timeout_s, follow_redirects=False) as client:
-        tasks = [asyncio.create_task(_ask(client, candidate)) for candidate in candidates]
-        await asyncio.wait(tasks, timeout=timeout_s)
-        for task in tasks:
-            task.cancel()
-        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    tasks = [asyncio.create_task(_ask(candidate)) for candidate in candidates]
+    await asyncio.wait(tasks, timeout=timeout_s)
+    for task in tasks:
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
     for candidate, models in zip(candidates, answers, strict=True):
         if isinstance(models, list) and models:
             logger.debug("found %s on port %d with %d models", candidate.kind, candidate.port, len(models))
@@ -86,17 +85,30 @@ async def find_local(*, timeout_s: float = 0.15, candidates: Sequence[Candidate]
     return None
 
 
-async def _ask(client: httpx.AsyncClient, candidate: Candidate) -> list[str]:
+async def _ask(candidate: Candidate) -> list[str]:
     try:
-        async with client.stream("GET", f"http://127.0.0.1:{candidate.port}{candidate.path}") as response:
-            if response.status_code != 200 or "json" not in response.headers.get("content-type", ""):
-                return []
-            content = b""
-            async for piece in response.aiter_bytes():
-                content += piece
-                if len(content) > MAX_ANSWER_BYTES:
-                    return []
+        content = await _get(candidate.port, candidate.path)
         models = candidate.models(msgspec.json.decode(content))
-    except (httpx.HTTPError, msgspec.DecodeError, UnicodeError, RecursionError):
+    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
         return []
     return [model for model in models if not any(word in model.lower() for word in _NO_CHAT)]
+
+
+async def _get(port: int, path: str) -> bytes:
+    """The JSON that a server on loopback answers, empty for any other answer.
+
+    Asked as HTTP/1.0, whose answers come in one piece and end with the connection; an HTTP client would take longer to
+    import than the whole search may.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nAccept: application/json\r\n\r\n".encode())
+        answer = bytearray()
+        while len(answer) <= MAX_ANSWER_BYTES and (piece := await reader.read(65536)):
+            answer += piece
+    finally:
+        writer.close()
+    head, _, content = bytes(answer).partition(b"\r\n\r\n")
+    status, _, headers = head.partition(b"\r\n")
+    is_json = re.search(rb"^content-type:[^\r\n]*json", headers, re.I | re.M)
+    return content if re.match(rb"HTTP/1\.[01] 200\b", status) and is_json else b""

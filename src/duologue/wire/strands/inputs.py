@@ -39,7 +39,7 @@ class _Image(_Message, frozen=True, tag="bidi_image_input"):
 
 
 class _Source(msgspec.Struct, frozen=True):
-    bytes: bytes
+    data: bytes = msgspec.field(name="bytes")
 
 
 class _Media(msgspec.Struct, frozen=True):
@@ -118,11 +118,11 @@ def _new(message: _Block | list[_Block | str] | str) -> list[Parsed]:
         if block.text is not None:
             texts.append(block.text)
         elif block.image is not None:
-            parsed.append(ImageInput(data=block.image.source.bytes, mime=f"image/{block.image.format}"))
+            parsed.append(ImageInput(data=block.image.source.data, mime=f"image/{block.image.format}"))
         elif block.audio_delta is not None:
             if isinstance(message, list):
                 raise _shape("Audio deltas are sent one by one, not in a list.")
-            parsed.append(_pcm(block.audio_delta.source.bytes, block.audio_delta.format, None))
+            parsed.append(_pcm(block.audio_delta.source.data, block.audio_delta.format, None))
     if texts:
         parsed.append(TextInput(text="\n".join(texts)))
     if not parsed:

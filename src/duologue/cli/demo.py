@@ -1,0 +1,21 @@
+"""``duologue demo``: a scripted caller phones an agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def demo(*, seed: int = 1, out: Path = Path("demo")) -> int:
+    """Hear an agent hold a conversation: a scripted caller phones it, on this machine alone.
+
+    Parameters
+    ----------
+    seed
+        Another seed, another call: other sentences, another voice, other times.
+    out
+        Directory for call.wav, call.jsonl and call.html.
+    """
+    from ..demo import main
+
+    result: int = main(seed=seed, out=out)
+    return result

@@ -1,0 +1,53 @@
+"""A real headless Chromium for tests, with a WAV file as its microphone.
+
+A browser that cannot be started is a failure, not a reason to skip: the talk page is only tested here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+)
+
+
+def executable() -> str:
+    """The system's Chromium."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    return "/usr/bin/chromium"
+
+
+@contextmanager
+def chromium(*, microphone: Path | None = None, loop: bool = False) -> Iterator[Browser]:
+    """A browser with a fresh profile.
+
+    Args:
+        microphone: what it hears, a PCM16 WAV file; it plays from the moment a page opens the microphone. None: the
+            beeps of Chromium's own fake device.
+        loop: whether the file begins anew at its end; otherwise silence follows.
+    """
+    flags = list(_FLAGS)
+    if microphone is not None:
+        flags.append(f"--use-file-for-fake-audio-capture={microphone}{'' if loop else '%noloop'}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable(), args=flags)
+        try:
+            yield browser
+        finally:
+            browser.close()
