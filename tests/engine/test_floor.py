@@ -229,7 +229,7 @@ def check_orders(log: list[act.Action]) -> None:
 
 
 TestFloor = FloorMachine.TestCase
-TestFloor.settings = settings(max_examples=3000, stateful_step_count=40, deadline=None)
+TestFloor.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
 # ---------------------------------------------------------------------- what a conversation expects

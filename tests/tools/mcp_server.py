@@ -46,7 +46,7 @@ def die() -> str:
 
 
 @server.tool()
-async def steps(context: Context) -> str:  # type: ignore[type-arg]
+async def steps(context: Context) -> str:
     """Report progress."""
     await context.report_progress(1, 2, "half way")
     return "done"

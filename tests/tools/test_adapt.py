@@ -111,12 +111,12 @@ async def test_strands_calculator_and_current_time_unmodified() -> None:
 async def test_decorated_strands_tools() -> None:
     strands = pytest.importorskip("strands")
 
-    @strands.tool
+    @strands.tool  # type: ignore[untyped-decorator]
     async def shout(word: str) -> dict[str, Any]:
         """Shout a word."""
         return {"status": "success", "content": [{"json": {"word": word.upper()}}]}
 
-    @strands.tool
+    @strands.tool  # type: ignore[untyped-decorator]
     async def steps() -> AsyncIterator[str]:
         """Go step by step."""
         yield "one"

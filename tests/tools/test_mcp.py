@@ -178,7 +178,7 @@ async def test_an_http_server_that_goes_away_and_comes_back() -> None:
         lambda: MCPServer.stdio("x", "one string"),
         lambda: MCPServer.stdio("x", timeout=0),
         lambda: MCPServer.stdio("x", include="add"),
-        lambda: MCPServer.stdio("x", approval="add"),  # type: ignore[arg-type]
+        lambda: MCPServer.stdio("x", approval="add"),
     ],
 )
 def test_options_that_cannot_work(make: Any) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import functools
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Annotated, Any, Literal, TypedDict
@@ -101,7 +102,7 @@ def test_a_bare_tool_is_described_by_its_signature_and_docstring() -> None:
 
 def test_types_are_described() -> None:
     @tool
-    def many(
+    def many(  # type: ignore[no-untyped-def]
         flag: bool,
         ratio: float,
         size: Literal["small", "medium", "large"],
@@ -119,7 +120,7 @@ def test_types_are_described() -> None:
         text: Annotated[str, "free text"],
         positive: Annotated[int, msgspec.Meta(gt=0)],
         anything: Any,
-        guessed=3,  # type: ignore[no-untyped-def]
+        guessed=3,
     ) -> None: ...
 
     found = properties(many)
@@ -257,7 +258,7 @@ def test_what_cannot_be_a_tool_is_refused_with_the_reason() -> None:
     def generator() -> Any:
         yield 1
 
-    for function, message in [
+    refused: list[tuple[Callable[..., Any], str]] = [
         (keywords, r"\*\*options cannot be described"),
         (positions, r"\*values cannot be described"),
         (only, "positional-only"),
@@ -265,7 +266,8 @@ def test_what_cannot_be_a_tool_is_refused_with_the_reason() -> None:
         (unknown, "cannot be resolved"),
         (generator, "generator"),
         (lambda: None, "name must be"),
-    ]:
+    ]
+    for function, message in refused:
         with pytest.raises(ToolError, match=message):
             tool(function)
     with pytest.raises(ToolError, match="decorates a function"):
@@ -277,7 +279,7 @@ def test_what_cannot_be_a_tool_is_refused_with_the_reason() -> None:
 def test_options_are_strict() -> None:
     with pytest.raises(UnknownOptionError, match="Did you mean 'examples'"):
         tool(exmaples=["x"])  # type: ignore[call-overload]
-    for options, message in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"examples": "one string"}, "one string"),
         ({"examples": ["mark {delivry}"]}, "no parameter"),
         ({"timeout": 0}, "positive"),
@@ -285,7 +287,8 @@ def test_options_are_strict() -> None:
         ({"timeout": True}, "positive"),
         ({"on_takeover": "retry"}, "'unknown' or 'rerun'"),
         ({"name": "no spaces"}, "name must be"),
-    ]:
+    ]
+    for options, message in refused:
         with pytest.raises(ToolError, match=message):
 
             @tool(**options)  # type: ignore[call-overload, untyped-decorator, unused-ignore]
@@ -335,8 +338,10 @@ def test_methods_partials_and_callable_objects() -> None:
     assert tool(shop.buy).is_async
     called = tool(name="shop")(shop)
     assert (called.description, called.prepare({"item": "x"})()) == ("Call the shop.", "Ann hears x")
-    half = tool(name="half")(functools.partial(shop.sell.function, item="milk"))  # type: ignore[arg-type]
-    assert half.prepare({})() == "Ann sells milk"
+    half = tool(name="half")(functools.partial(shop.buy, item="milk"))
+    assert half.is_async
+    assert list(properties(half)) == ["item"]
+    assert half.prepare({})().close() is None
 
 
 def test_progress_and_current_call_outside_a_run() -> None:

@@ -36,14 +36,25 @@ def test_context_variables_are_copied() -> None:
     variable = contextvars.ContextVar("variable", default=0)
     variable.set(1)
     threads = SyncThreads()
-    assert threads.submit(lambda: (variable.get(), variable.set(2))[0]).future.result(LIMIT_S) == 1
+
+    def change() -> int:
+        before = variable.get()
+        variable.set(2)
+        return before
+
+    assert threads.submit(change).future.result(LIMIT_S) == 1
     assert variable.get() == 1
 
 
 def test_calls_beyond_the_limit_wait_and_beyond_that_are_refused(gate: threading.Event) -> None:
     threads = SyncThreads(limit=1, max_queued=2)
     begun = threading.Event()
-    first = threads.submit(lambda: (begun.set(), gate.wait()))
+
+    def hang() -> None:
+        begun.set()
+        gate.wait()
+
+    first = threads.submit(hang)
     assert begun.wait(LIMIT_S)
     waiting = [threads.submit(lambda: "ran") for _ in range(2)]
     assert threads.queued == 2

@@ -162,11 +162,11 @@ def speech() -> Iterator[Finding]:
 
 def language_models() -> Iterator[Finding]:
     """Which language model would answer."""
-    from ..speech.llm.discover import discover_local
+    from ..speech.llm.discover import find_local
 
-    found = asyncio.run(discover_local(timeout_s=1.0))
+    found = asyncio.run(find_local(timeout_s=1.0))
     if found is not None:
-        yield Finding("ok", f"{found.name} runs here and would answer")
+        yield Finding("ok", f"{found.kind} runs here (port {found.port}); {found.model} would answer")
         return
     yield Finding(
         "note",

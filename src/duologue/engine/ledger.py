@@ -11,18 +11,24 @@ the last sample it rendered; acknowledgements are cumulative, so a lost one cost
 After ``clear`` the listener drops everything it has not rendered and answers with its final played position; what lies
 between that and the end of what was sent is never heard, and later audio continues at higher positions.
 
-Between acknowledgements playout is estimated: from the last one on it runs at the track's rate until it meets the end of
-what was sent. The *lead* is what was sent and is, by that estimate, not yet played; it adapts between two bounds: up when
+Between acknowledgements playout is estimated: it runs at the track's rate until it meets the end of what was sent. An
+acknowledgement may have been held up on its way, and then says less than is true: of the last few, the most favourable one
+counts, so that a single late one does not turn the estimate back, while a listener that really falls behind soon does. The *lead* is what was sent and is, by that estimate, not yet played; it adapts between two bounds: up when
 the listener ran dry, slowly down when it did not. How much may be unacknowledged at all has a hard cap.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 
 import msgspec
 
 from ..errors import ProtocolError
+
+
+#: acknowledgements of which the most favourable counts
+_RECENT = 4
 
 
 class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +69,7 @@ class Ledger:
 
     __slots__ = (
         "_ack_at",
-        "_clear_at",
+        "_bases",
         "_cut_end",
         "_played",
         "_spans",
@@ -87,7 +93,7 @@ class Ledger:
         self.underruns = 0
         self._played = 0.0  # base of the estimate: position that was played at _ack_at
         self._ack_at = 0.0
-        self._clear_at = 0.0
+        self._bases: deque[float] = deque(maxlen=_RECENT)  # when sample 0 would have been played, by recent reports
         self._cut_end = 0
         self._spans: list[Span] = []
         self._starts: list[int] = []
@@ -104,6 +110,7 @@ class Ledger:
                 self.lead_s = min(self.options.lead_max_s, self.lead_s * 1.25)
             self._played = float(position)
             self._ack_at = now + self.options.lag_s
+            self._bases.clear()
         spans = self._spans
         last = spans[-1] if spans else None
         if (
@@ -136,7 +143,8 @@ class Ledger:
         self.acknowledged = played
         if self.clearing or played < self._cut_end:
             return  # it speaks of audio from before the cut, and says nothing of how far the rest has come
-        self._played = float(played)
+        self._bases.append(now - played / self.rate)
+        self._played = min(float(self.sent), max(float(played), (now - min(self._bases)) * self.rate))
         self._ack_at = now
         # A lead that was enough for long may shrink: a second of comfort gives back about a percent.
         if self.lead_s > self.options.lead_min_s and self.sent - played > self.rate * self.options.lead_min_s:
@@ -146,7 +154,6 @@ class Ledger:
         """A ``clear`` was sent: nothing beyond what is being rendered right now will be heard."""
         self._played = self._estimate(now)
         self._ack_at = now
-        self._clear_at = now
         self.clearing = True
 
     def cleared(self, played: int | None, now: float) -> int:
@@ -168,6 +175,7 @@ class Ledger:
         self._cut_end = self.sent
         self._played = float(self.sent)
         self._ack_at = now
+        self._bases.clear()
         return cut
 
     # ------------------------------------------------------------------ questions

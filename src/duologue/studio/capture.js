@@ -38,7 +38,7 @@ export class Capture {
       }
     }
     this.emit({ pcm, position: this.position, level: Math.sqrt(power / pcm.length) });
-    this.position += pcm.length;
+    this.position += this.samples.length; // not of pcm: it may be in other hands by now
     this.filled = 0;
   }
 }

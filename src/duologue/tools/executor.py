@@ -9,12 +9,11 @@ nothing escapes.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import difflib
 import inspect
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -22,8 +21,9 @@ import msgspec
 from duologue.errors import ConfigurationError, DuologueError, FencedError, OverloadedError, SessionClosedError
 from duologue.tools.approval import Approvals, Approve
 from duologue.tools.base import RUNNING, Running, Tool, ToolCall, ToolContext, ToolEvent, ToolResult, ToolStatus
+from duologue.tools.places import Places, Submitted
 from duologue.tools.results import Capped, cap_json, to_json
-from duologue.tools.threads import ToolLoop, ToolThreads, Work, shared_threads
+from duologue.tools.threads import ToolThreads, shared_threads
 
 logger = logging.getLogger("duologue.tools")
 
@@ -58,7 +58,7 @@ class ToolRun:
         """The result, once there is one."""
         return self._done.result() if self._done.done() else None
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, None, ToolResult]:
         return asyncio.shield(self._done).__await__()
 
 
@@ -104,14 +104,13 @@ class ToolExecutor:
         self._tools = _by_name(tools)
         self._context = context
         self._on_event = on_event
-        self._inline = runner == "inline"
-        self._threads = threads
+        self._places = Places(None if runner == "inline" else threads or shared_threads())
         self._max_result_bytes = max_result_bytes
         self._max_concurrent = max_concurrent
         self._run_key = run_key or uuid.uuid4().hex
         self._runs: dict[str, ToolRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._approvals = Approvals(approve, self._submit_async, approval_timeout_s)
+        self._approvals = Approvals(approve, self._places.run_async, approval_timeout_s)
         self._closed = False
         self._fenced = False
 
@@ -269,12 +268,12 @@ class ToolExecutor:
             return value if inspect.isawaitable(value) else capped(value)
 
         if tool.is_async:
-            status, value = await self._wait(run, self._submit_async(run_async), deadline, lambda: run_async())
+            status, value = await self._wait(run, self._places.run_async(run_async), deadline, lambda: run_async())
         else:
-            status, value = await self._wait(run, self._submit_sync(run_sync), deadline, None)
+            status, value = await self._wait(run, self._places.run_sync(run_sync), deadline, None)
         if status == "ok" and not isinstance(value, Capped):  # a plain function that handed back a coroutine
             again = value
-            status, value = await self._wait(run, self._submit_async(lambda: run_async(again)), deadline, None)
+            status, value = await self._wait(run, self._places.run_async(lambda: run_async(again)), deadline, None)
         return status, value
 
     async def _wait(
@@ -287,10 +286,9 @@ class ToolExecutor:
                 {future, run._stop}, timeout=min(BLOCKED_LOOP_S, deadline - loop.time()), return_when=_FIRST
             )
             if work.not_begun() and not run._stop.done():
-                assert self._threads is not None
-                self._threads.replace(work.loop)
+                self._places.replace(work.loop)
                 work.abandon()
-                work = self._submit_async(again)
+                work = self._places.run_async(again)
                 future = work.future()
         await asyncio.wait({future, run._stop}, timeout=deadline - loop.time(), return_when=_FIRST)
         if future.done():
@@ -302,27 +300,7 @@ class ToolExecutor:
 
     def _may_go_on(self, run: ToolRun) -> bool:
         """A thread cannot be stopped: what a cancelled sync tool does to the world is not known."""
-        return run.tool is not None and run.tool.side_effects and not run.tool.is_async and not self._inline
-
-    # -- places
-
-    def _submit_async(self, function: Callable[[], Any]) -> Submitted:
-        if self._inline:
-            task = asyncio.get_running_loop().create_task(_first(function), context=contextvars.copy_context())
-            return Submitted(task, None)
-        self._threads = self._threads or shared_threads()
-        loop = self._threads.loop
-        return Submitted(loop.submit(function), loop)
-
-    def _submit_sync(self, function: Callable[[], Any]) -> Submitted:
-        if self._inline:
-
-            async def call() -> Any:
-                return function()
-
-            return self._submit_async(call)
-        self._threads = self._threads or shared_threads()
-        return Submitted(self._threads.sync.submit(function), None)
+        return run.tool is not None and run.tool.side_effects and not run.tool.is_async and not self._places.inline
 
     def _reporter(self, run: ToolRun, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
         def report(text: str) -> None:
@@ -399,34 +377,6 @@ def _by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
             raise ConfigurationError(f"Two tools are named {tool.name!r}.", hint="Rename one: @tool(name=...).")
         named[tool.name] = tool
     return named
-
-
-class Submitted:
-    """Work under way in either place, seen from the session's loop."""
-
-    def __init__(self, work: Work | asyncio.Task[Any], loop: ToolLoop | None) -> None:
-        self._work = work
-        #: the tool loop it was given to, if it was
-        self.loop = loop
-
-    def future(self) -> asyncio.Future[Any]:
-        return self._work if isinstance(self._work, asyncio.Task) else asyncio.wrap_future(self._work.future)
-
-    def not_begun(self) -> bool:
-        """Whether it still waits for its turn. Cancelling it then surely prevents it."""
-        if isinstance(self._work, asyncio.Task):
-            return False
-        return not self._work.future.running() and not self._work.future.done()
-
-    def abandon(self) -> None:
-        if isinstance(self._work, asyncio.Task):
-            self._work.cancel()
-        else:
-            self._work.abandon()
-
-
-async def _first(function: Callable[[], Any]) -> Any:
-    return await function()
 
 
 def _settled(future: asyncio.Future[Any]) -> tuple[ToolStatus, Any]:
