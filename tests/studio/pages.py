@@ -33,7 +33,9 @@ def talk_page(browser: Browser, server: Scripted, **context: Any) -> Iterator[Pa
 
     page.on("console", console)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(server.url) else None)
+    page.on(
+        "request", lambda request: complaints.append(request.url) if not request.url.startswith(server.url) else None
+    )
     page.add_init_script(path=TESTS / "tap.js")
     page.goto(server.url)
     yield page

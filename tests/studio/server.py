@@ -87,7 +87,9 @@ class Scripted:
         self._ready.wait()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -166,7 +168,13 @@ class Scripted:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         server: Server = await serve(
-            self._link, "127.0.0.1", 0, process_request=self._file, compression=None, ping_interval=None, close_timeout=0.2
+            self._link,
+            "127.0.0.1",
+            0,
+            process_request=self._file,
+            compression=None,
+            ping_interval=None,
+            close_timeout=0.2,
         )
         port = server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/"

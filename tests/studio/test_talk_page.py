@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from duologue import events as ev
+from duologue.audio import write_wav
 from duologue.errors import ProtocolError
 from duologue.wire.duologue import ServerOptions
 from tests.browser import chromium
@@ -270,7 +271,9 @@ def test_typing_begins_a_call_without_a_microphone(browser: Browser, server: Scr
 
 
 def test_a_refusal_says_why(browser: Browser, server: Scripted) -> None:
-    server.refusal = ProtocolError("A key is wanted.", hint="Add #token=… to the address.", code="auth", close_code=4003)
+    server.refusal = ProtocolError(
+        "A key is wanted.", hint="Add #token=… to the address.", code="auth", close_code=4003
+    )
     with talk_page(browser, server) as page:
         page.goto(f"{server.url}#token=wrong")
         page.click("#talk")

@@ -59,8 +59,11 @@ class Port(Protocol):
     def refused(self, error: DuologueError) -> None:
         """An input could not be taken, and this channel cannot tell its participant: tell everybody who can act."""
 
-    def played(self, position: int) -> None:
-        """Everything before this track position has been rendered. Raises ProtocolError if it was never sent."""
+    def played(self, position: int, at: float | None = None) -> None:
+        """Everything before this track position has been rendered, `at` this time of our clock, where that is known.
+
+        Raises ProtocolError if it was never sent.
+        """
 
     def cleared(self, position: int) -> None:
         """A clear was carried out; playout stopped at this track position."""

@@ -144,7 +144,9 @@ class WebSocketChannel(Channel):
         if isinstance(message, UserAudio):
             self.port.audio(message.pcm, message.position)
         elif isinstance(message, Played):
-            self.port.played(message.position)
+            link = self.delivery.link
+            at = link.clock.to_local(message.at) if link is not None and message.at else None
+            self.port.played(message.position, at)
         elif isinstance(message, Cleared):
             self.port.cleared(message.played)
         elif isinstance(message, InputReceived):

@@ -109,7 +109,7 @@ class _Line:
     def audio(self, pcm: bytes, position: int | None = None) -> None:
         """A console brings no audio."""
 
-    def played(self, position: int) -> None:
+    def played(self, position: int, at: float | None = None) -> None:
         """The client acknowledges playout by itself."""
 
     def cleared(self, position: int) -> None:

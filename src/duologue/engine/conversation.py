@@ -31,6 +31,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         text: what was said, or the note; of a result the JSON text or error.
         name: of the tool; arguments: of the call.
         complete: for `assistant`, false when it was cut short. For `call`, whether its result is known.
+        failed: for `result`, that the tool did not succeed; `text` says how.
         late: for `result`, that the user had another turn before it arrived.
         image, mime: a picture that came with a user entry.
     """
@@ -42,6 +43,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     arguments: Mapping[str, Any] = {}
     complete: bool = True
     late: bool = False
+    failed: bool = False
     image: bytes = b""
     mime: str = ""
 
@@ -101,7 +103,7 @@ class Conversation:
         """A tool was called."""
         self._add(Item(kind="call", id=call, name=name, arguments=arguments, complete=False))
 
-    def result(self, call: str, name: str, text: str) -> None:
+    def result(self, call: str, name: str, text: str, *, failed: bool = False) -> None:
         """A tool answered. Once only: a second result for the same call is dropped."""
         for index in range(len(self._items) - 1, -1, -1):
             item = self._items[index]
@@ -110,9 +112,9 @@ class Conversation:
                     return
                 self._items[index] = msgspec.structs.replace(item, complete=True)
                 late = any(later.kind == "user" for later in self._items[index + 1 :])
-                self._add(Item(kind="result", id=call, name=name, text=text, late=late))
+                self._add(Item(kind="result", id=call, name=name, text=text, late=late, failed=failed))
                 return
-        self._add(Item(kind="result", id=call, name=name, text=text, late=True))
+        self._add(Item(kind="result", id=call, name=name, text=text, late=True, failed=failed))
 
     def note(self, text: str, *, id: str = "") -> None:
         """Context that nobody said: a sensor reading, a summary from elsewhere, an instruction for the next answer."""

@@ -12,8 +12,9 @@ After ``clear`` the listener drops everything it has not rendered and answers wi
 between that and the end of what was sent is never heard, and later audio continues at higher positions.
 
 Between acknowledgements playout is estimated: it runs at the track's rate until it meets the end of what was sent. An
-acknowledgement may have been held up on its way, and then says less than is true: of the last few, the most favourable one
-counts, so that a single late one does not turn the estimate back, while a listener that really falls behind soon does. The *lead* is what was sent and is, by that estimate, not yet played; it adapts between two bounds: up when
+acknowledgement may have been held up on its way, and then says less than is true (unless it comes with its time): of the
+last few, the most favourable one counts, so that a single late one does not turn the estimate back, while a listener that
+really falls behind soon does. The *lead* is what was sent and is, by that estimate, not yet played; it adapts between two bounds: up when
 the listener ran dry, slowly down when it did not. How much may be unacknowledged at all has a hard cap.
 """
 
@@ -29,6 +30,10 @@ from ..errors import ProtocolError
 
 #: acknowledgements of which the most favourable counts
 _RECENT = 4
+#: age beyond which the time of an acknowledgement is not believed (seconds)
+_OLDEST_S = 2.0
+#: playout that is late by less than this has not stalled (seconds)
+_STALL_S = 0.03
 
 
 class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +74,9 @@ class Ledger:
 
     __slots__ = (
         "_ack_at",
+        "_anchor",
         "_bases",
+        "_best",
         "_cut_end",
         "_played",
         "_spans",
@@ -94,6 +101,8 @@ class Ledger:
         self._played = 0.0  # base of the estimate: position that was played at _ack_at
         self._ack_at = 0.0
         self._bases: deque[float] = deque(maxlen=_RECENT)  # when sample 0 would have been played, by recent reports
+        self._best = -1.0  # the earliest of them while playout ran without a break
+        self._anchor = 0  # where on the track the present unbroken playout began
         self._cut_end = 0
         self._spans: list[Span] = []
         self._starts: list[int] = []
@@ -110,7 +119,7 @@ class Ledger:
                 self.lead_s = min(self.options.lead_max_s, self.lead_s * 1.25)
             self._played = float(position)
             self._ack_at = now + self.options.lag_s
-            self._bases.clear()
+            self._restart(position)
         spans = self._spans
         last = spans[-1] if spans else None
         if (
@@ -127,8 +136,8 @@ class Ledger:
         self.sent = position + samples
         return position
 
-    def acknowledge(self, played: int, now: float) -> None:
-        """The listener has rendered everything before track position `played`.
+    def acknowledge(self, played: int, now: float, at: float | None = None) -> None:
+        """The listener has rendered everything before track position `played`, at `at` by our clock where that is known.
 
         Raises `ProtocolError` for a position that was never sent. A position behind an earlier one is old news and ignored.
         """
@@ -141,11 +150,19 @@ class Ledger:
         if played < self.acknowledged:
             return
         self.acknowledged = played
-        if self.clearing or played < self._cut_end:
-            return  # it speaks of audio from before the cut, and says nothing of how far the rest has come
-        self._bases.append(now - played / self.rate)
-        self._played = min(float(self.sent), max(float(played), (now - min(self._bases)) * self.rate))
+        if self.clearing or played <= self._anchor:
+            return  # it speaks of audio from before a break, and says nothing of how far the rest has come
+        self._bases.append((now if at is None else min(now, max(at, now - _OLDEST_S))) - played / self.rate)
+        base = min(self._bases)
+        self._played = min(float(self.sent), max(float(played), (now - base) * self.rate))
         self._ack_at = now
+        if self._best < 0 or base < self._best:
+            self._best = base
+        elif base - self._best > _STALL_S:
+            # It came later than what was before it, and stays late: the listener ran dry in between.
+            self.underruns += 1
+            self.lead_s = min(self.options.lead_max_s, self.lead_s + base - self._best)
+            self._best = base
         # A lead that was enough for long may shrink: a second of comfort gives back about a percent.
         if self.lead_s > self.options.lead_min_s and self.sent - played > self.rate * self.options.lead_min_s:
             self.lead_s = max(self.options.lead_min_s, self.lead_s * 0.999)
@@ -175,8 +192,13 @@ class Ledger:
         self._cut_end = self.sent
         self._played = float(self.sent)
         self._ack_at = now
-        self._bases.clear()
+        self._restart(self.sent)
         return cut
+
+    def _restart(self, position: int) -> None:
+        self._anchor = position
+        self._bases.clear()
+        self._best = -1.0
 
     # ------------------------------------------------------------------ questions
 

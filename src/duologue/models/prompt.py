@@ -32,7 +32,8 @@ def to_messages(instructions: str, items: Sequence[Item], extra: str = "") -> li
         out.append(Message(role="assistant", tool_calls=tuple(_request(call, call.id) for call in pending)))
         for call in pending:
             result = results.get(call.id)
-            out.append(_result(call.id, call.name, result.text if result else _RUNNING))
+            text, failed = (result.text, result.failed) if result else (_RUNNING, False)
+            out.append(_result(call.id, call.name, text, failed=failed))
         pending.clear()
 
     for item in items:
@@ -50,7 +51,7 @@ def to_messages(instructions: str, items: Sequence[Item], extra: str = "") -> li
         elif item.late and item.id in calls:
             late = f"{item.id}-late"
             out.append(Message(role="assistant", tool_calls=(_request(calls[item.id], late),)))
-            out.append(_result(late, item.name, item.text))
+            out.append(_result(late, item.name, item.text, failed=item.failed))
     flush()
     if extra:
         out.append(Message(role="system", content=extra))
@@ -61,5 +62,5 @@ def _request(call: Item, id: str) -> ToolCallRequest:
     return ToolCallRequest(id=id, name=call.name, arguments=msgspec.json.encode(call.arguments).decode())
 
 
-def _result(id: str, name: str, text: str) -> Message:
-    return Message(role="tool", tool_call_id=id, name=name, content=text)
+def _result(id: str, name: str, text: str, *, failed: bool) -> Message:
+    return Message(role="tool", tool_call_id=id, name=name, content=text, is_error=failed)

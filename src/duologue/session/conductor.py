@@ -473,7 +473,7 @@ class Conductor:
             goodbye, self.goodbye = self.goodbye, ""
             self.say(goodbye, "farewell")
         turn = self._answered_turn(response)
-        if turn and (response.samples or not response.calls):
+        if turn and status != "cancelled" and (response.samples or not response.calls):
             self.measures.answered(turn, status, heard_samples * 1000 // response.rate)
         self.owner.hook("on_response", response.id, status)
         self.unowed()

@@ -204,9 +204,9 @@ class Listener:
             return heard
         return Heard(min(response.samples, heard.samples * response.rate // self.rate), heard.estimated)
 
-    def played(self, position: int, now: float) -> None:
+    def played(self, position: int, now: float, at: float | None = None) -> None:
         """An acknowledgement of playout."""
-        self.ledger.acknowledge(position, now)
+        self.ledger.acknowledge(position, now, at)
         self.stage.progressed(self, now)
         if self._unsettled and position >= self._unsettled[0][1]:
             self._settle(now)

@@ -106,10 +106,10 @@ class SessionPort:
         """See Port."""
         self._up.user_input(message)
 
-    def played(self, position: int) -> None:
+    def played(self, position: int, at: float | None = None) -> None:
         """See Port."""
         if self.listener is not None:
-            self.listener.played(position, self._up.now())
+            self.listener.played(position, self._up.now(), at)
 
     def cleared(self, position: int) -> None:
         """See Port."""

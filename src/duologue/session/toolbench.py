@@ -143,7 +143,7 @@ class Toolbench:
     def _deliver(self, call: ToolCall, result: ToolResult, text: str) -> None:
         """The result is durable: it is history, and the model may have it."""
         conductor = self._conductor
-        conductor.conversation.result(call.id, call.name, text)
+        conductor.conversation.result(call.id, call.name, text, failed=result.status != "ok")
         if conductor.connection is not None:
             conductor.connection.tool_result(call.id, call.name, text, error=result.status != "ok")
         unwanted = call.id in self._unwanted

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -105,6 +106,9 @@ class ScriptedConnection(Connection):
         self._typed = ""
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._speculating: tuple[str, str, str] | None = None  # turn, text, response
+        self._answers: dict[str, str] = {}  # of the last committed turn: its response
+        self._committed: tuple[list[int], dict[int, int], str] = ([], {}, "")  # what the last turn was made of
+        self._waiting: set[str] = set()  # responses that have not begun to speak
         self._calls = 0
         self.received = 0
         self.truncated: list[tuple[str, int]] = []
@@ -167,20 +171,31 @@ class ScriptedConnection(Connection):
         """See Connection."""
         text, _ = self._text()
         self._speculate(turn, text)
+        assert self._speculating is not None
+        self._answers = {turn: self._speculating[2]}
         self._speculating = None
-        self._heard.clear()
-        self._typed = ""
+        self._committed = (self._heard, self._parts, self._typed)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._heard, self._parts, self._typed = [], {}, ""
 
     def reopen(self, turn: str) -> None:
         """See Connection."""
-        self._speculating = None
+        if (response := self._answers.pop(turn, None)) is not None:
+            self.cancel(response)
+        heard, parts, typed = self._committed
+        for value, begun in self._parts.items():
+            parts[value] = parts.get(value, 0) + begun
+        self._heard = heard + [value for value in self._heard if value not in heard]
+        self._parts, self._typed = parts, typed
 
     def discard(self, turn: str) -> None:
         """See Connection."""
         if self._speculating is not None:
             self.cancel(self._speculating[2])
             self._speculating = None
-        self._heard.clear()
+        self._forget()
 
     def respond(self, response: str, instructions: str, origin: ResponseOrigin) -> None:
         """See Connection."""
@@ -188,6 +203,7 @@ class ScriptedConnection(Connection):
 
     def say(self, response: str, text: str, origin: ResponseOrigin) -> None:
         """See Connection."""
+        self._waiting.add(response)
         self._context.report(Began(response=response, origin=origin))
         self._speak(response, Reply(text=text, delay_s=0.0))
 
@@ -196,6 +212,7 @@ class ScriptedConnection(Connection):
         task = self._tasks.pop(response, None)
         if task is not None:
             task.cancel()
+        self._waiting.discard(response)
         self._context.report(Ended(response=response, status="cancelled"))
 
     def truncate(self, response: str, samples: int) -> None:
@@ -207,11 +224,15 @@ class ScriptedConnection(Connection):
         self.results.append((name, text))
 
     def _make(self, response: str, turn: str, origin: ResponseOrigin, text: str | None) -> None:
+        self._waiting.add(response)
         self._context.report(Began(response=response, turn=turn, origin=origin))
         self._speak(response, self._model.answer(text, self._context))
 
     def _speak(self, response: str, reply: Reply) -> None:
         async def speak() -> None:
+            if response not in self._waiting:
+                return  # cancelled before it began
+            self._waiting.discard(response)
             task = asyncio.current_task()
             assert task is not None
             self._tasks[response] = task
@@ -289,9 +310,11 @@ class ScriptedCaller(Channel):
         self._acknowledges = acknowledges
         self._lose = lose
         self._acks = 0
-        self._queue: list[tuple[str, int, int, int]] = []  # response, offset, position, samples
+        self._queue: deque[tuple[str, int, int, int]] = deque()  # response, offset, position, samples
         self._played = 0
         self._next_ack = 0.0
+        self._line = 0
+        self._frames = {0: bytes(640)}
 
     @property
     def traits(self) -> Traits:
@@ -310,12 +333,16 @@ class ScriptedCaller(Channel):
         await super().start(port)
 
     def frame(self, index: int) -> bytes:
-        """The caller's audio frame number `index`."""
-        at = index * 0.02
-        for line in self.lines:
-            if line.at_s <= at + 0.01 < line.at_s + line.seconds:
-                return struct.pack("<h", line.utterance) * 320
-        return bytes(640)
+        """The caller's audio frame number `index`; asked for in order."""
+        middle = index * 0.02 + 0.01
+        lines = self.lines
+        while self._line < len(lines) and middle >= lines[self._line].at_s + lines[self._line].seconds:
+            self._line += 1
+        speaks = self._line < len(lines) and lines[self._line].at_s <= middle
+        value = lines[self._line].utterance if speaks else 0
+        if value not in self._frames:
+            self._frames[value] = struct.pack("<h", value) * 320
+        return self._frames[value]
 
     async def run(self) -> None:
         """See Channel."""
@@ -338,14 +365,14 @@ class ScriptedCaller(Channel):
             budget -= take
             self._played = position + take
             if take == samples:
-                self._queue.pop(0)
+                self._queue.popleft()
             else:
                 self._queue[0] = (response, offset + take, position + take, samples - take)
         if self._acknowledges and now >= self._next_ack and self._played:
             self._next_ack = now + self._ack_every_s
             self._acks += 1
             if not self._lose(self._acks):
-                asyncio.get_running_loop().call_later(self._lag_s, self.port.played, self._played)
+                asyncio.get_running_loop().call_later(self._lag_s, self.port.played, self._played, now)
 
     def event(self, event: Event, encoded: bytes) -> None:
         """See Channel."""

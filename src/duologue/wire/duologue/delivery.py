@@ -205,6 +205,10 @@ class ServerDelivery:
             return
         self.link = None
         self.grace.start(now)
+        self.flush_events()
+
+    def flush_events(self) -> None:
+        """Number the events that no link has transmitted, so that a replay has them."""
         while self.events:
             self._number(self.events.popleft())
 

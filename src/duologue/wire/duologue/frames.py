@@ -85,6 +85,11 @@ def decode_agent_audio(frame: bytes) -> AgentFrame:
     return AgentFrame(epoch, n, position, number, offset, flags, frame[header:])
 
 
+def agent_number(frame: bytes) -> int:
+    """The response number of a frame of agent audio that was made here."""
+    return int.from_bytes(frame[24:28], "little")
+
+
 def _refusal(frame: bytes, kind: int, size: int) -> ProtocolError:
     if not frame:
         return ProtocolError("An empty binary message came.", hint="Send audio frames with a header.", code="malformed")

@@ -16,7 +16,6 @@ now)``.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,8 +26,8 @@ from duologue.engine.delivery import Gap, Item, Position
 from duologue.errors import ProtocolError
 from duologue.events import AnyInput, AudioInput, decode_input
 from duologue.wire.duologue.delivery import ServerDelivery
-from duologue.wire.duologue.frames import UserAudio, decode_user_audio, encode_agent_audio, too_big
-from duologue.wire.duologue.link import Link, Refused, gap_message
+from duologue.wire.duologue.frames import UserAudio, decode_user_audio, too_big
+from duologue.wire.duologue.link import Link, Refused
 from duologue.wire.duologue.messages import (
     Ack,
     AuthRefresh,
@@ -45,15 +44,14 @@ from duologue.wire.duologue.messages import (
     Ping,
     Played,
     Pong,
-    ResponseNumber,
     Upstream,
     Welcome,
     encode,
-    encode_event,
     tag,
     upstream,
 )
 from duologue.wire.duologue.options import FRAME_BYTES, VERSIONS, ServerOptions, TokenBucket
+from duologue.wire.duologue.sending import Sender
 
 _METADATA_BYTES = 4096
 
@@ -96,9 +94,7 @@ class ServerProtocol:
         self.delivery: ServerDelivery | None = None
         self._link = Link(max_errors=self.options.max_errors, deadline=now + self.options.handshake_s, wake=wake)
         self._bucket = TokenBucket(self.options.messages_per_s, self.options.burst, now)
-        self._replay: deque[Item | Gap] = deque()
-        self._cursor = Position(0, 0)
-        self._declared = ""
+        self._sender: Sender | None = None
         self._confirmed = False
         self._farewell: Bye | None = None
 
@@ -145,6 +141,7 @@ class ServerProtocol:
         delivery.grace.cancel()
         self.delivery = delivery
         delivery.link = self
+        self._sender = Sender(delivery, Position(*hello.resume.last) if hello.resume else Position(0, 0), parts)
         options = self.options
         self._link.send(
             Welcome(
@@ -177,7 +174,6 @@ class ServerProtocol:
             self._link.send(clear)
         if delivery.gain is not None and delivery.gain.gain_db:
             self._link.send(delivery.gain)
-        self._replay = deque(parts)
         return self._report(parts, delivery)
 
     def _resume(self, hello: Hello, delivery: ServerDelivery) -> list[Item | Gap]:
@@ -200,11 +196,10 @@ class ServerProtocol:
                 close_code=4004,
             )
         # What the old link had still queued gets its numbers now, so that the replay has it too.
-        if delivery.link is not None:
-            delivery.link.flush_events()
-        self._cursor = Position(*resume.last)
-        parts = delivery.outbox.replay(self._cursor)
-        delivery.outbox.ack(self._cursor)
+        delivery.flush_events()
+        last = Position(*resume.last)
+        parts = delivery.outbox.replay(last)
+        delivery.outbox.ack(last)
         delivery.played = max(delivery.played, resume.played)
         return parts
 
@@ -414,64 +409,21 @@ class ServerProtocol:
         frame = link.next_control(self.delivery.inbox if self.delivery else None, now)
         if frame is not None:
             return frame
-        delivery = self.delivery
-        if delivery is None or link.close_code is not None or delivery.link is not self:
+        sender, delivery = self._sender, self.delivery
+        if sender is None or delivery is None or link.close_code is not None or delivery.link is not self:
             return None
-        if self._replay:
-            return self._replayed(delivery)
-        if delivery.events:
-            epoch, n = delivery.outbox.next()
-            text = encode_event(epoch, n, delivery.events.popleft())
-            delivery.outbox.push_event(text)
-            return text
-        if delivery.audio:
-            return self._next_audio(delivery)
+        sequenced = sender.next()
+        if sequenced is not None:
+            return sequenced
         if self._farewell is not None:
             link.close_code = 1000
             return encode(self._farewell)
         return None
 
-    def _next_audio(self, delivery: ServerDelivery) -> str | bytes:
-        pcm, position, response, offset, flags = delivery.audio[0]
-        number = delivery.number(response)
-        if response != self._declared:
-            self._declared = response
-            return encode(ResponseNumber(number=number, response=response))
-        delivery.audio.popleft()
-        samples = len(pcm) >> 1
-        outbox = delivery.outbox
-        epoch, n = outbox.sent
-        frame = encode_agent_audio(epoch, n + 1, position, number, offset, pcm, flags)
-        outbox.push_audio(frame, samples, position, response)
-        delivery.queued_samples -= samples
-        delivery.transmitted = position + samples
-        return frame
-
-    def _replayed(self, delivery: ServerDelivery) -> str | bytes:
-        part = self._replay[0]
-        if isinstance(part, Gap):
-            self._replay.popleft()
-            self._cursor = part.last
-            return encode(gap_message(part, delivery.output.rate if delivery.output else 0))
-        if isinstance(part.data, bytes) and part.key != self._declared:
-            self._declared = part.key
-            return encode(ResponseNumber(number=int.from_bytes(part.data[24:28], "little"), response=part.key))
-        self._replay.popleft()
-        self._cursor = part.at
-        return part.data
-
     def replay_again(self) -> None:
-        """Audio was cleared while a replay is under way: what is left of it is made anew."""
-        if self._replay and self.delivery is not None:
-            self._replay = deque(self.delivery.outbox.replay(self._cursor))
-
-    def flush_events(self) -> None:
-        """Number what this link has not transmitted yet, because another link takes over."""
-        if self.delivery is not None:
-            delivery = self.delivery
-            while delivery.events:
-                epoch, n = delivery.outbox.next()
-                delivery.outbox.push_event(encode_event(epoch, n, delivery.events.popleft()))
+        """Audio was cleared, which a replay must not bring back."""
+        if self._sender is not None:
+            self._sender.again()
 
     def slow(self) -> None:
         """The client does not read: end its link; it may resume."""
