@@ -22,7 +22,8 @@ MARK = Utterance(text="mark the | last one complete")
 OTHER = Utterance(text="what is the weather")
 BYE = Utterance(text="goodbye")
 NOISE = Utterance(text="")
-ALL = (STOP, UH_HUH, BARGE_IN, MARK, OTHER, BYE, NOISE)
+LAST = Utterance(text="mark the last one | no | the one before")
+ALL = (STOP, UH_HUH, BARGE_IN, MARK, OTHER, BYE, NOISE, LAST)
 
 SHORT = "Twelve Harbour Street."
 LONG = (

@@ -220,6 +220,15 @@ def test_pictures_go_up_as_inputs() -> None:
     assert got.input == ImageInput(data=b"\xff\xd8" * 1000)
 
 
+def test_an_input_that_the_server_would_not_take_is_refused_before_it_is_sent() -> None:
+    pair = Pair(ServerOptions(text_bytes=2000))
+    with pytest.raises(LimitExceededError):
+        pair.client.send_input(TextInput(text="é" * 1000))
+    pair.client.send_input(TextInput(text="x" * 1800))
+    pair.settle()
+    assert kinds(pair.at_server) == ["InputReceived"]
+
+
 def test_long_audio_is_cut_into_frames_that_fit() -> None:
     pair = Pair()
     pair.side.send_audio(bytes(200_000), response="r", offset=0, last=True)

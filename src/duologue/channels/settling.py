@@ -9,6 +9,7 @@ from ..events import (
     ResponseFinished,
     ResponseHeard,
     ResponseStarted,
+    SessionStarted,
     ToolApprovalNeeded,
     ToolFinished,
     ToolProgress,
@@ -94,7 +95,7 @@ class Settling:
             case ToolFinished():
                 self._tools.discard(event.call)
                 self.approvals = [call for call in self.approvals if call != event.call]
-            case ToolProgress() | ResponseHeard() | UserTranscript():
+            case SessionStarted() | ToolProgress() | ResponseHeard() | UserTranscript():
                 pass
             case _:
                 return

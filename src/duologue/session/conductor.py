@@ -112,8 +112,11 @@ class Conductor:
         self._apologised = False
         self._committed_turn = ""
         self._answer_begun = True  # whether the model has begun to answer the committed turn
+        self._cut_off = ""  # the last response that was ended for its length
+        self._failed_turn = ""  # a turn whose speculative answer failed
         self._unwanted_turn = ""  # a turn whose answer was taken back before it began
         self._steps = 0
+        self.silent_since = base  # when the agent was last heard
         self._owed_respond: list[tuple[str, ResponseOrigin]] = []
         self._interruption = floor.interruption
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -269,7 +272,7 @@ class Conductor:
 
     def _spoke(self, e: m.Spoke) -> None:
         response = self.responses.get(e.response)
-        if response is None:
+        if response is None or response.generated:
             self.measures.dropped("stale_audio_samples", len(e.pcm) // 2)
             return
         first = not response.samples
@@ -281,19 +284,22 @@ class Conductor:
             self.emit(
                 ErrorEvent(code="limit_exceeded", message=f"A response exceeded {limit:g} s of audio and was ended.")
             )
+            self.responses.ended(response)
+            self._cut_off = response.id
             if self.connection is not None:
                 self.connection.cancel(response.id)
-            self.responses.ended(response)
 
     def _ended(self, e: m.Ended) -> None:
         response = self.responses.get(e.response)
-        if response is None:
+        if response is None or response.id == self._cut_off:
             return
         if e.error is not None:
             self.emit(ErrorEvent(code=e.error.code, message=str(e.error), ref=e.response))
         if e.status == "completed" or (response.samples and not response.gated):
             self.responses.ended(response)
         elif response.status is None:
+            if e.status == "failed" and response.gated:
+                self._failed_turn = response.turn
             self.responses.cancel(response, e.status, str(e.error) if e.error else "cancelled")
             if e.status == "failed" and self.apology and self.speaks and not self._apologised:
                 # The caller waits for an answer that will not come: better to say so than to be silent. But not
@@ -349,6 +355,9 @@ class Conductor:
             for call in held:
                 self.owner.tool_requested(response.id, call)
         self.responses.gate_opened(a.turn)
+        if not self._answer_begun and a.turn == self._failed_turn:
+            self._answer_begun = True  # its answer has failed already, and the model begins no other
+            self.unowed()
         self.owner.hook("on_turn", a.turn, text)
 
     def _reopen(self, a: act.Reopen) -> None:
@@ -458,10 +467,14 @@ class Conductor:
 
     def fell_silent(self, now: float) -> None:
         """Everything was played."""
+        self.silent_since = now
         self.fact("silent")
         self._settle_idleness()
         self.owner.schedule_wake()
         self.pay_owed()
+        self._end_after_farewell()
+
+    def _end_after_farewell(self) -> None:
         if self.farewell and not self.responses.owed:
             self.owner.end("completed", "the agent ended the call")
 
@@ -477,6 +490,8 @@ class Conductor:
             self.measures.answered(turn, status, heard_samples * 1000 // response.rate)
         self.owner.hook("on_response", response.id, status)
         self.unowed()
+        if self.floor.state is State.IDLE:
+            self._end_after_farewell()
         self._settle_idleness()
         self.pay_owed()
 
@@ -489,8 +504,6 @@ class Conductor:
             and not self._tools_pending()
         ):
             self.fact("no_answer", "the answer has no audio")
-            if self.farewell:
-                self.owner.end("completed", "the agent ended the call")
 
     def listener_failed(self, listener: Listener, error: Exception) -> None:
         """A channel raised while it was given audio."""

@@ -161,6 +161,9 @@ class Session(ToolContext):
         except asyncio.CancelledError:
             await self.stop()
             raise
+        except Exception:
+            await asyncio.wait({self._main})  # nothing is left open when the error is told
+            raise
         return self
 
     async def stop(self, reason: EndReason = "stopped", detail: str = "") -> None:

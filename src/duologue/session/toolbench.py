@@ -78,10 +78,16 @@ class Toolbench:
             self._loop.call_later(self._filler.after_s, self._fill, call.id)
 
     def _fill(self, call: str) -> None:
-        """The caller has waited in silence for a while: say something, once a run."""
+        """The caller may have waited in silence for a while: say something, once a run."""
         conductor = self._conductor
-        quiet = not conductor.responses.owed and not conductor.floor.user_has_floor
-        if quiet and conductor.speaks and any(run.call.id == call for run in self.executor.running):
+        if not conductor.speaks or all(run.call.id != call for run in self.executor.running):
+            return
+        silent_s = conductor.now() - conductor.silent_since
+        if conductor.responses.owed or conductor.floor.user_has_floor:
+            self._loop.call_later(self._filler.after_s, self._fill, call)
+        elif silent_s < self._filler.after_s:
+            self._loop.call_later(self._filler.after_s - silent_s, self._fill, call)
+        else:
             texts = self._filler.texts
             conductor.say(texts[self._fillers_said % len(texts)], "filler")
             self._fillers_said += 1

@@ -27,24 +27,25 @@ from duologue.engine.link import Grace
 from duologue.errors import AudioFormatError, LimitExceededError, ProtocolError
 from duologue.events import AnyEvent, Input, ResponseAudio, decode_event, encode
 from duologue.wire.duologue import messages as m
+from duologue.wire.duologue.clears import Clears
 from duologue.wire.duologue.frames import (
     LAST,
-    MAX_PAYLOAD,
     decode_agent_audio,
     encode_user_audio,
     too_big,
 )
 from duologue.wire.duologue.link import Link, Refused, gap_message
 from duologue.wire.duologue.options import FRAME_BYTES, VERSIONS
+from duologue.wire.duologue.userqueue import UserQueue
 
 #: a server's text message may be this long; events are far below
 _TEXT_BYTES = 16 << 20
 _MAX_ERRORS = 64
 _OPENING_S = 10.0
-#: response numbers and answered clears that are remembered
+#: response numbers that are remembered
 _MAX_NUMBERS = 1024
-_MAX_CLEARS = 64
-_MAX_INPUTS = 1024
+#: the message around an input is shorter than this, bytes
+_WRAPPING = 100
 
 
 class AgentAudio(NamedTuple):
@@ -106,7 +107,6 @@ class ClientProtocol:
     Attributes:
         session, epoch: from the welcome.
         capture: position after the last sample that was handed in.
-        dropped_samples: user audio that was dropped because the queue was full.
         clear_dropped: samples of the agent that arrived after they had been cleared.
     """
 
@@ -133,7 +133,6 @@ class ClientProtocol:
         self.session = ""
         self.epoch = 0
         self.capture = 0
-        self.dropped_samples = 0
         self.clear_dropped = 0
         self.over = False
         self._resume_token = ""
@@ -142,15 +141,12 @@ class ClientProtocol:
         self._grace = Grace(0.0)
         self._link: Link | None = None
         self._welcomed = False
-        self._queue: deque[tuple[str | bytes, int]] = deque()
-        self._queued_samples = 0
-        self._queued_inputs = 0
+        self._queue = UserQueue(self._keep)
+        self._text_bytes = m.Limits().text_bytes
         self._replay: deque[Item | Gap] = deque()
         self._numbers: dict[int, str] = {}
         self._played = m.Played(e=0, position=0)
-        self._answered: dict[int, m.Cleared | None] = {}
-        self._floor = 0
-        self._floors: dict[str, int] = {}
+        self._clears = Clears()
         self._duck = 0
 
     # -- links ---------------------------------------------------------------------------------------------------------
@@ -230,23 +226,28 @@ class ClientProtocol:
         if at < self.capture:
             raise ProtocolError(f"Audio captured at {at} cannot follow audio up to {self.capture}.", code="position")
         self.capture = at + (len(pcm) >> 1)
-        for start in range(0, len(pcm), MAX_PAYLOAD):
-            piece = pcm if len(pcm) <= MAX_PAYLOAD else pcm[start : start + MAX_PAYLOAD]
-            self._queue.append((piece, at + (start >> 1)))
-        self._queued_samples += len(pcm) >> 1
-        dropped = 0
-        while self._queued_samples > self._keep and len(self._queue) > 1:
-            dropped += self._drop_oldest()
-        self.dropped_samples += dropped
+        dropped = self._queue.put_audio(pcm, at)
         self._notify()
         return dropped
 
+    @property
+    def dropped_samples(self) -> int:
+        """User audio that was dropped because the queue was full."""
+        return self._queue.dropped_samples
+
     def send_input(self, message: Input) -> None:
-        """Queue anything that is not audio. Raises LimitExceededError if too many inputs wait."""
-        if self._queued_inputs >= _MAX_INPUTS:
-            raise LimitExceededError(f"{_MAX_INPUTS} inputs wait for the link.", hint="Wait until it is back.")
-        self._queued_inputs += 1
-        self._queue.append((encode(message).decode(), 0))
+        """Queue anything that is not audio.
+
+        Raises LimitExceededError if it is longer than the server takes, or too many inputs wait.
+        """
+        text = encode(message).decode()
+        # Sent all the same, it would end this link, and be replayed on the next.
+        if len(text.encode()) + _WRAPPING > self._text_bytes:
+            raise LimitExceededError(
+                f"An input of {len(text)} characters is too long; the server takes {self._text_bytes} bytes.",
+                hint="Send a smaller picture or a shorter text.",
+            )
+        self._queue.put_input(text)
         self._notify()
 
     def played(self, position: int, at: float) -> None:
@@ -259,7 +260,7 @@ class ClientProtocol:
     def cleared(self, c: int, played: int, at: float) -> None:
         """Clear `c` was carried out; `played` is the first position that was not rendered."""
         message = m.Cleared(c=c, e=self.epoch, played=played, at=at)
-        self._answered[c] = message
+        self._clears.answer(message)
         if self._welcomed and self._link is not None:
             self._link.send(message)
 
@@ -289,17 +290,15 @@ class ClientProtocol:
             if isinstance(part, Gap):
                 return m.encode(gap_message(part, self.input.rate if self.input else 0))
             return part.data
-        if not self._queue:
+        item = self._queue.take()
+        if item is None:
             return None
-        data, position = self._queue.popleft()
+        data, position = item
         epoch, n = self._outbox.next()
         if isinstance(data, bytes):
-            samples = len(data) >> 1
-            self._queued_samples -= samples
             audio = encode_user_audio(epoch, n, position, data)
-            self._outbox.push_audio(audio, samples, position)
+            self._outbox.push_audio(audio, len(data) >> 1, position)
             return audio
-        self._queued_inputs -= 1
         text = m.encode_input(epoch, n, data)
         self._outbox.push_event(text)
         return text
@@ -327,8 +326,9 @@ class ClientProtocol:
                 raise self._bad_frame(pcm, number)
         except ProtocolError as error:
             return [*link.refuse(error, f"{epoch}:{n}", len(pcm) >> 1)]
-        if position < self._floor or (self._floors and position < self._floors.get(response, 0)):
-            return self._late(pcm, position, response, offset, flags)
+        below = self._clears.below(position, response)
+        if below:
+            return self._late(pcm, position, response, offset, flags, below)
         return [AgentAudio(pcm, position, response, offset, bool(flags & LAST))]
 
     def receive_text(self, text: str, now: float) -> list[FromServer]:
@@ -409,6 +409,7 @@ class ClientProtocol:
             self._inbox = Inbox(epoch=message.epoch)
         self.epoch = message.epoch
         self._resume_token = message.token
+        self._text_bytes = message.limits.text_bytes
         self._grace = Grace(message.grace_s)
         self._welcomed = True
         link.opened(heartbeat_s=message.heartbeat_s, miss_s=message.miss_s, now=now)
@@ -426,30 +427,18 @@ class ClientProtocol:
         return [EventReceived(message.e, message.n, event)]
 
     def _clear(self, message: m.Clear, link: Link) -> list[FromServer]:
-        c = message.c
-        if c in self._answered:
-            before = self._answered[c]
-            if before is not None:
-                link.send(before)
-            return []
-        self._answered[c] = None
-        if len(self._answered) > _MAX_CLEARS:
-            del self._answered[next(iter(self._answered))]
-        if message.response:
-            self._floors[message.response] = max(message.before, self._floors.get(message.response, 0))
-            if len(self._floors) > _MAX_CLEARS:
-                del self._floors[next(iter(self._floors))]
-        else:
-            self._floor = max(self._floor, message.before)
-        return [message]
+        if self._clears.is_new(message):
+            return [message]
+        answer = self._clears.answered(message.c)
+        if answer is not None:
+            link.send(answer)
+        return []
 
-    def _late(self, pcm: bytes, position: int, response: str, offset: int, flags: int) -> list[FromServer]:
+    def _late(self, pcm: bytes, position: int, response: str, offset: int, flags: int, below: int) -> list[FromServer]:
         """Audio that was cleared before it came: drop it, or what of it lies below the line."""
-        floor = max(self._floor, self._floors.get(response, 0))
-        samples = len(pcm) >> 1
-        gone = min(samples, floor - position)
+        gone = min(len(pcm) >> 1, below)
         self.clear_dropped += gone
-        if gone == samples:
+        if 2 * gone == len(pcm):
             return []
         return [AgentAudio(pcm[2 * gone :], position + gone, response, offset + gone, bool(flags & LAST))]
 
@@ -474,14 +463,6 @@ class ClientProtocol:
         """Heartbeat and deadlines. Raises ProtocolError if the link is dead, or was never welcomed."""
         if self._link is not None:
             self._link.tick(now, what="welcome")
-
-    def _drop_oldest(self) -> int:
-        for index, (data, _) in enumerate(self._queue):
-            if isinstance(data, bytes):
-                del self._queue[index]
-                self._queued_samples -= len(data) >> 1
-                return len(data) >> 1
-        return 0
 
     def _notify(self) -> None:
         if self._wake is not None and self._welcomed:

@@ -67,8 +67,8 @@ class Transcription(_Strict, frozen=True, kw_only=True):
     """Transcribes the input, beside the model and later than it."""
 
     model: str = "gpt-4o-mini-transcribe"
-    language: str | None | UnsetType = UNSET
-    prompt: str | None | UnsetType = UNSET
+    language: str | UnsetType | None = UNSET
+    prompt: str | UnsetType | None = UNSET
     delay: Any = UNSET
     keywords: Any = UNSET
 
@@ -117,16 +117,16 @@ class VoiceId(_Strict, frozen=True, kw_only=True):
 class InputPatch(_Strict, frozen=True, kw_only=True):
     """Input audio, in part."""
 
-    format: AudioFormat | None | UnsetType = UNSET
-    noise_reduction: NoiseReduction | None | UnsetType = UNSET
-    transcription: Transcription | None | UnsetType = UNSET
-    turn_detection: TurnDetection | None | UnsetType = UNSET
+    format: AudioFormat | UnsetType | None = UNSET
+    noise_reduction: NoiseReduction | UnsetType | None = UNSET
+    transcription: Transcription | UnsetType | None = UNSET
+    turn_detection: TurnDetection | UnsetType | None = UNSET
 
 
 class OutputPatch(_Strict, frozen=True, kw_only=True):
     """Output audio, in part."""
 
-    format: AudioFormat | None | UnsetType = UNSET
+    format: AudioFormat | UnsetType | None = UNSET
     voice: str | VoiceId | UnsetType = UNSET
     speed: float | UnsetType = UNSET
 
@@ -139,22 +139,22 @@ class AudioPatch(_Strict, frozen=True, kw_only=True):
 
 
 class SessionPatch(_Strict, frozen=True, kw_only=True):
-    """What a `session.update` carries. Fields that only the server sets are taken and ignored: clients send back what they got."""
+    """What a `session.update` carries. Fields that only the server sets are taken and ignored: clients return them."""
 
     type: Literal["realtime", "transcription"] | UnsetType = UNSET
     model: str | UnsetType = UNSET
     output_modalities: Modalities | UnsetType = UNSET
-    instructions: str | None | UnsetType = UNSET
+    instructions: str | UnsetType | None = UNSET
     audio: AudioPatch | UnsetType = UNSET
-    tools: list[Tool] | None | UnsetType = UNSET
+    tools: list[Tool] | UnsetType | None = UNSET
     tool_choice: ToolChoice | UnsetType = UNSET
-    max_output_tokens: int | Literal["inf"] | None | UnsetType = UNSET
+    max_output_tokens: int | Literal["inf"] | UnsetType | None = UNSET
     truncation: Any = UNSET
     tracing: Any = UNSET
     prompt: Any = UNSET
-    include: list[str] | None | UnsetType = UNSET
+    include: list[str] | UnsetType | None = UNSET
     reasoning: Any = UNSET
-    parallel_tool_calls: bool | None | UnsetType = UNSET
+    parallel_tool_calls: bool | UnsetType | None = UNSET
     id: Any = UNSET
     object: Any = UNSET
     expires_at: Any = UNSET
@@ -191,7 +191,7 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     type: str = "realtime"
     object: str = "realtime.session"
-    output_modalities: Modalities = ["audio"]
+    output_modalities: Modalities = msgspec.field(default_factory=lambda: ["audio"])
     instructions: str = ""
     tools: list[Tool] = []
     tool_choice: ToolChoice = "auto"

@@ -184,7 +184,9 @@ class ItemTruncated(ServerEvent, frozen=True, kw_only=True, tag="conversation.it
     audio_end_ms: int
 
 
-class TranscriptionDelta(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.delta"):
+class TranscriptionDelta(
+    ServerEvent, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.delta"
+):
     """More of what the user said."""
 
     item_id: str
@@ -203,7 +205,9 @@ class TranscriptionCompleted(
     usage: dict[str, Any] | None = None
 
 
-class TranscriptionFailed(ServerEvent, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.failed"):
+class TranscriptionFailed(
+    ServerEvent, frozen=True, kw_only=True, tag="conversation.item.input_audio_transcription.failed"
+):
     """What the user said could not be transcribed; the answer does not depend on it."""
 
     item_id: str

@@ -22,8 +22,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     type: str
     text: str | UnsetType = UNSET
-    audio: bytes | None | UnsetType = UNSET
-    transcript: str | None | UnsetType = UNSET
+    audio: bytes | UnsetType | None = UNSET
+    transcript: str | UnsetType | None = UNSET
     image_url: str | UnsetType = UNSET
     detail: str | UnsetType = UNSET
 
