@@ -114,12 +114,21 @@ class Speakers:
         self._tts = PiperTTS(voices["Joe"], voices=voices)
 
     async def say(self, text: str, voice: Voice, *, pauses: tuple[tuple[int, float], ...] = ()) -> Utterance:
-        """`text` in a voice. `pauses`: after how many words, and for how long in seconds."""
+        """`text` in a voice. `pauses`: after how many words, and for how long in seconds.
+
+        The synthesiser is given a comma where a pause is to be, so that it ends the word as people do before they
+        hesitate, instead of running into the next one.
+        """
         pcm, words = b"", []
         rate = self._tts.rate
-        async for chunk in self._tts.synthesize(text, voice=voice.name, speed=voice.speed):
+        plain = text.split()
+        written = " ".join(
+            word.rstrip(",") + "," if any(after == number for after, _ in pauses) else word
+            for number, word in enumerate(plain, 1)
+        )
+        async for chunk in self._tts.synthesize(written, voice=voice.name, speed=voice.speed):
             base = len(pcm) // 2
-            words += [(base + word.start, base + word.end, word.offset + word.length) for word in chunk.words or ()]
+            words += [(base + word.start, base + word.end) for word in chunk.words or ()]
             pcm += chunk.pcm
         pcm = resample(pcm, rate, MIC_RATE)
         scale = MIC_RATE / rate
@@ -129,7 +138,7 @@ class Speakers:
             at = _quietest(pcm, shift + words[after - 1][1] * scale, shift + words[after][0] * scale)
             length = int(seconds * MIC_RATE)
             pcm = _faded_out(pcm[: 2 * at]) + bytes(2 * length) + _faded_in(pcm[2 * at :])
-            silent.append((at, at + length, text[: words[after - 1][2]]))
+            silent.append((at, at + length, " ".join(plain[:after])))
             shift += length
         spans = voiced_spans(pcm, MIC_RATE, SOUND_DBFS)
         begin, end = spans[0].start, spans[-1].end

@@ -33,6 +33,10 @@ logger = logging.getLogger("duologue.channels")
 
 #: longest wait for a client to take the goodbye and what is owed before it
 _GOODBYE_S = 2.0
+#: longest wait for a socket to close
+_CLOSE_S = 1.0
+#: deadlines of a link are looked at no more often than this
+_TICK_S = 0.01
 
 
 class SocketClosedError(Exception):
@@ -247,18 +251,31 @@ async def run_link(
             assert link.hello is not None
             if link.hello.resume is not None:
                 channel.port.back(gap_events=replay.gap_events, gap_ms=replay.gap_ms)
-        reader = loop.create_task(_read(socket, link, channel, writable)) if channel is not None else None
+        writer, watcher = loop.create_task(_write(socket, link, writable)), loop.create_task(_watch(link, writable))
+        tasks = {writer, watcher}
+        if channel is not None and link.close_code is None:
+            tasks.add(loop.create_task(_read(socket, link, channel, writable)))
         try:
-            await _write(socket, link, writable)
+            # Not the reader: when the client has gone, or was refused, the writer still has the last words to write.
+            await asyncio.wait({writer, watcher}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if reader is not None:
-                reader.cancel()
-                await asyncio.wait({reader})
-    except SocketClosedError:
-        logger.debug("the socket closed")
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await _close(socket, link)
     finally:
         if channel is not None:
             channel.unlinked(link, loop.time())
+
+
+async def _close(socket: Socket, link: ServerProtocol) -> None:
+    """Close the socket; a client that is gone is not waited for."""
+    code = link.close_code
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await socket.close(code if code is not None and code >= 1000 and code != 1006 else 1000)
+    except TimeoutError:
+        logger.debug("the socket does not close")
 
 
 def _receive(link: ServerProtocol, message: str | bytes, now: float) -> list[object]:
@@ -291,37 +308,35 @@ async def _read(socket: Socket, link: ServerProtocol, channel: WebSocketChannel,
                 if link.close_code is not None:
                     writable.set()
     except SocketClosedError as closed:
-        if link.close_code is None:
-            link._link.close_code = closed.code
+        link.lost(closed.code)
     finally:
         writable.set()
 
 
 async def _write(socket: Socket, link: ServerProtocol, writable: asyncio.Event) -> None:
-    """Write what is ready, one frame at a time so that control overtakes; keep the heartbeat; close at the end."""
+    """Write what is ready, one frame at a time so that control overtakes, until the link must end."""
     loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle | None = None
     try:
         while True:
-            now = loop.time()
-            try:
-                link.tick(now)
-            except ProtocolError as error:
-                logger.debug("link ends: %s", error.code)
             writable.clear()
-            while (frame := link.next_frame(now)) is not None:
+            while (frame := link.next_frame(loop.time())) is not None:
                 await socket.send(frame)
-                now = loop.time()
             if link.close_code is not None:
-                await socket.close(link.close_code if link.close_code >= 1000 and link.close_code != 1006 else 1000)
                 return
-            if not writable.is_set():
-                due = link.next_deadline()
-                if timer is None or timer.when() > due or timer.when() <= now:
-                    if timer is not None:
-                        timer.cancel()
-                    timer = loop.call_at(max(due, now + 0.001), writable.set)
-                await writable.wait()
-    finally:
-        if timer is not None:
-            timer.cancel()
+            await writable.wait()
+    except SocketClosedError as closed:
+        link.lost(closed.code)
+
+
+async def _watch(link: ServerProtocol, writable: asyncio.Event) -> None:
+    """Keep the heartbeat, even while a write is stuck in a black hole. Ends some time after the link must."""
+    loop = asyncio.get_running_loop()
+    while link.close_code is None:
+        now = loop.time()
+        await asyncio.sleep(min(max(link.next_deadline() - now, _TICK_S), 1.0))
+        try:
+            link.tick(loop.time())
+        except ProtocolError as error:
+            logger.debug("link ends: %s", error.code)
+        writable.set()
+    await asyncio.sleep(_GOODBYE_S)

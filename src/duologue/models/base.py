@@ -189,6 +189,12 @@ class Measured(Evidence, frozen=True, kw_only=True):
     turn: str = ""
 
 
+class Refused(Evidence, frozen=True, kw_only=True):
+    """The provider would not take something; the conversation goes on without it."""
+
+    error: DuologueError
+
+
 class Ending(Evidence, frozen=True, kw_only=True):
     """The connection will end in `in_s` seconds."""
 
@@ -247,6 +253,9 @@ class Connection(ABC):
     def image(self, data: bytes, mime: str) -> None:
         """A picture. Raises UnsupportedInputError where the model takes none."""
         raise UnsupportedInputError("This model takes no images.", hint="Use a model whose `inputs` include 'image'.")
+
+    def item(self, item: Item) -> None:  # noqa: B027 - models that ask for the history when they answer have it already
+        """An entry came into the history by itself (a note, a reading, a seed). It is context, and is not answered."""
 
     def prepare(self, turn: str, *, reply: bool) -> None:  # noqa: B027 - models with their own detection need not act
         """The user paused: settle what was said; if `reply`, begin an answer that stays behind the gate."""

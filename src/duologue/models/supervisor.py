@@ -473,6 +473,11 @@ class Supervisor(Connection):
         elif "image" not in self.capabilities.inputs:
             super().image(data, mime)
 
+    def item(self, item: Item) -> None:
+        """See Connection."""
+        if (live := self._live()) is not None:
+            live.item(item)
+
     def prepare(self, turn: str, *, reply: bool) -> None:
         """See Connection."""
         if (live := self._live()) is not None:

@@ -7,6 +7,7 @@ conductor turns those into commands to the model, playout and history, and into 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -111,6 +112,7 @@ class Conductor:
         self._told = ("", "", False)
         self._apologised = False
         self._committed_turn = ""
+        self._over: deque[str] = deque(maxlen=16)  # the last turns that were committed
         self._answer_begun = True  # whether the model has begun to answer the committed turn
         self._cut_off = ""  # the last response that was ended for its length
         self._failed_turn = ""  # a turn whose speculative answer failed
@@ -133,6 +135,7 @@ class Conductor:
             m.ToolWithdrawn: lambda e: owner.tools_withdrawn(e.calls),
             m.UsageEvidence: self._usage,
             m.Measured: lambda e: self.measures.point(e.turn or self.floor.turn, e.point, e.now),
+            m.Refused: lambda e: self.emit(ErrorEvent(code=e.error.code, message=str(e.error))),
             m.Ending: lambda e: self.emit(SessionGoingAway(in_s=e.in_s, reason=e.reason)),
             m.Lost: lambda e: owner.connection_lost(e.error),
         }
@@ -223,6 +226,9 @@ class Conductor:
 
     def _recognised(self, e: m.Recognised) -> None:
         turn = e.turn or self.floor.turn
+        if turn in self._over and (turn != self.floor.turn or self.floor.state is not State.THINKING):
+            self._told_late(turn, e)
+            return
         if turn != self.floor.turn:
             return
         told = (turn, e.text, e.final)
@@ -233,6 +239,12 @@ class Conductor:
             # Recognition settled only after the turn was over (hard maximum): history gets what was really said.
             self.conversation.user(turn, e.text)
         self.fact("recognised", e.text, e.final)
+
+    def _told_late(self, turn: str, e: m.Recognised) -> None:
+        """A provider transcribes beside the conversation: what was said may be known only after it was answered."""
+        if e.final and e.text:
+            self.emit(UserTranscript(turn=turn, text=e.text, final=True))
+            self.conversation.user(turn, e.text)
 
     def _turn_probability(self, e: m.TurnProbability) -> None:
         self.measures.probability(self.floor.turn, e.probability)
@@ -342,6 +354,7 @@ class Conductor:
         text = self.floor.text
         self.limits.active()
         self._committed_turn = a.turn
+        self._over.append(a.turn)
         self._answer_begun = bool(self.responses.of_turn(a.turn))
         self._unwanted_turn = ""
         self.measures.committed(a.turn, a.speech_end_ms, self.owner.now(), a.reason, text)
@@ -361,6 +374,8 @@ class Conductor:
         self.owner.hook("on_turn", a.turn, text)
 
     def _reopen(self, a: act.Reopen) -> None:
+        if a.turn in self._over:
+            self._over.remove(a.turn)
         for response in self.responses.of_turn(a.turn):
             self.responses.cancel(response, "cancelled", a.reason)
         if self.connection is not None:
