@@ -158,7 +158,9 @@ class Conversation:
                 if not (text := planned.get(item.id)):
                     continue
                 item = msgspec.structs.replace(item, text=text)
-            items.append(self._clip(item, max_text))
+            item = self._clip(item, max_text)
+            if item.kind != "assistant" or item.text.strip():
+                items.append(item)
         budget = max_bytes if max_bytes is not None else 1 << 62
         room = max_items if max_items is not None else 1 << 30
         needs_note = bool(self.pinned or self._summary)
