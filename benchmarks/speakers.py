@@ -36,54 +36,54 @@ VOICES = (
     Voice("Kim", 1.16, 1.12),
 )
 
-#: requests as the tools of `examples/delivery.py` know them, most in other words
+#: requests as the tools of `examples/delivery.py` know them, most in other words; | where a speaker may look for a word
 REQUESTS = (
-    "What's my next stop?",
-    "Where do I go next?",
-    "How do I get to the next stop?",
-    "Can you tell me how to get there?",
-    "How many stops are left today?",
-    "What are the remaining stops?",
-    "How many boxes are there for the next one?",
-    "Who is the delivery on Harbour Street for?",
-    "Give me the phone number of the bakery.",
-    "What is the phone number for the post office?",
-    "Please mark the school as complete.",
-    "Mark the delivery on Station Road as complete.",
-    "Make a note that the back door is locked.",
-    "Please add a note that the customer wants a call.",
-    "Tell dispatch that I will be ten minutes late.",
-    "Could you give me directions to the next stop?",
-    "What time is it right now?",
-    "Note that nobody was home at the hotel.",
-    "I need the phone number for the pharmacy.",
-    "Now where am I going next?",
+    "What's my | next stop?",
+    "Where do I | go next?",
+    "How do I | get to the | next stop?",
+    "Can you tell me | how to | get there?",
+    "How many stops are | left today?",
+    "What are the | remaining stops?",
+    "How many boxes are there for | the next one?",
+    "Who is the | delivery on | Harbour Street for?",
+    "Give me the | phone number of the | bakery.",
+    "What is the | phone number for the | post office?",
+    "Please mark | the school as | complete.",
+    "Mark the delivery on | Station Road as | complete.",
+    "Make a note that | the back door is | locked.",
+    "Please add a note that | the customer wants | a call.",
+    "Tell dispatch that | I will be | ten minutes late.",
+    "Could you give me | directions to | the next stop?",
+    "What time is it | right now?",
+    "Note that | nobody was | home at the hotel.",
+    "I need the | phone number for the | pharmacy.",
+    "Now where am I | going next?",
 )
 #: and others, that it does not
 OTHERS = (
-    "Is it going to rain this afternoon?",
-    "I would like to change the time of my appointment.",
-    "Can you book a table for four people on Friday evening?",
-    "How long does it take to get to the airport?",
-    "My parcel should have been here yesterday.",
-    "Do you have this jacket in a smaller size?",
-    "I want to speak to somebody about my last bill.",
-    "Which train goes to the city centre?",
-    "The washing machine makes a strange noise.",
-    "Could you send me the invoice by email?",
-    "What does the large pizza with mushrooms cost?",
-    "I forgot the password of my account.",
-    "Please wake me up at half past six tomorrow.",
-    "When does the museum close on Sundays?",
-    "There is a problem with the heating in my room.",
-    "Can I pay with a credit card?",
-    "I am looking for a present for my sister.",
-    "How do I cancel my subscription?",
-    "We are five adults and two children.",
-    "Where can I park the car near the station?",
+    "Is it going to | rain this afternoon?",
+    "I would like to | change the time of | my appointment.",
+    "Can you book a table for | four people on | Friday evening?",
+    "How long does it take to | get to the | airport?",
+    "My | parcel should have | been here yesterday.",
+    "Do you have this jacket in | a | smaller size?",
+    "I want to | speak to somebody about | my last bill.",
+    "Which train goes to | the | city centre?",
+    "The washing machine | makes a | strange noise.",
+    "Could you send me the | invoice by | email?",
+    "What does the | large pizza with | mushrooms cost?",
+    "I forgot the | password of | my account.",
+    "Please wake me up at | half past six | tomorrow.",
+    "When does the | museum close on | Sundays?",
+    "There is a | problem with the | heating in my room.",
+    "Can I | pay with a | credit card?",
+    "I am looking for a | present for | my sister.",
+    "How do I | cancel | my subscription?",
+    "We are | five adults and | two children.",
+    "Where can I | park the car near | the station?",
 )
 
-#: milliseconds that a pause may last
+#: how long a pause lasts, in seconds
 PAUSES_S = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 
@@ -113,12 +113,13 @@ class Speakers:
         voices = {voice.name: PiperVoice(pitch=voice.pitch, expression=0.0) for voice in VOICES}
         self._tts = PiperTTS(voices["Joe"], voices=voices)
 
-    async def say(self, text: str, voice: Voice, *, pauses: tuple[tuple[int, float], ...] = ()) -> Utterance:
-        """`text` in a voice. `pauses`: after how many words, and for how long in seconds.
+    async def say(self, marked: str, voice: Voice, *, pauses: tuple[tuple[int, float], ...] = ()) -> Utterance:
+        """A sentence in a voice. `pauses`: after how many words, and for how long in seconds.
 
         The synthesiser is given a comma where a pause is to be, so that it ends the word as people do before they
         hesitate, instead of running into the next one.
         """
+        text = unmarked(marked)
         pcm, words = b"", []
         rate = self._tts.rate
         plain = text.split()
@@ -150,18 +151,33 @@ class Speakers:
             voice.name,
         )
 
-    async def hesitant(self, text: str, voice: Voice, chance: random.Random) -> Utterance:
-        """`text` with a pause between two words, drawn by `chance`; a second one in one of three longer sentences."""
-        count = len(text.split())
-        places = [chance.randrange(1, count)]
-        if count >= 7 and chance.random() < 1 / 3:
-            others = [place for place in range(1, count) if abs(place - places[0]) > 2]
-            places += [chance.choice(others)] if others else []
-        return await self.say(text, voice, pauses=tuple((place, chance.choice(PAUSES_S)) for place in sorted(places)))
+    async def hesitant(
+        self, marked: str, voice: Voice, chance: random.Random, *, anywhere: bool = False
+    ) -> Utterance:
+        """A sentence with a pause at one of its marks (`anywhere`: between any two words), drawn by `chance`; one in
+        three of those with two marks pauses at both."""
+        if anywhere:
+            places = [chance.randrange(1, len(unmarked(marked).split()))]
+        else:
+            places = marks(marked)
+            if len(places) < 2 or chance.random() >= 1 / 3:
+                places = [chance.choice(places)]
+        return await self.say(marked, voice, pauses=tuple((place, chance.choice(PAUSES_S)) for place in places))
 
     async def close(self) -> None:
         """Let go of the synthesiser."""
         await self._tts.close()
+
+
+def unmarked(marked: str) -> str:
+    """A sentence without the marks."""
+    return " ".join(marked.replace("|", " ").split())
+
+
+def marks(marked: str) -> list[int]:
+    """After how many words each mark stands."""
+    parts = marked.split("|")
+    return [len(" ".join(parts[:index]).split()) for index in range(1, len(parts))]
 
 
 _FADE = MIC_RATE // 200

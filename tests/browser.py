@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 _FLAGS = (
     "--headless",
@@ -33,9 +33,28 @@ def executable() -> str:
     return "/usr/bin/chromium"
 
 
+_running: list[Playwright] = []
+
+
+@contextmanager
+def _playwright() -> Iterator[Playwright]:
+    """One driver for all browsers of a thread: it holds the thread's event loop, so there cannot be two, and no async
+    test can run beside it.
+    """
+    if _running:
+        yield _running[0]
+        return
+    with sync_playwright() as playwright:
+        _running.append(playwright)
+        try:
+            yield playwright
+        finally:
+            _running.clear()
+
+
 @contextmanager
 def chromium(*, microphone: Path | None = None, loop: bool = False) -> Iterator[Browser]:
-    """A browser with a fresh profile.
+    """A browser with a fresh profile. A fixture that holds one is of module scope at most: see `_playwright`.
 
     Args:
         microphone: what it hears, a PCM16 WAV file; it plays from the moment a page opens the microphone. None: the
@@ -45,7 +64,7 @@ def chromium(*, microphone: Path | None = None, loop: bool = False) -> Iterator[
     flags = list(_FLAGS)
     if microphone is not None:
         flags.append(f"--use-file-for-fake-audio-capture={microphone}{'' if loop else '%noloop'}")
-    with sync_playwright() as playwright:
+    with _playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable(), args=flags)
         try:
             yield browser

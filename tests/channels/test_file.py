@@ -18,14 +18,16 @@ from duologue.events import (
     ActivityInput,
     Event,
     ResponseFinished,
-    ResponseStarted,
+    ResponseText,
     SessionEnded,
     TurnCommitted,
     UserSpeechStarted,
 )
 from duologue.testing.scripted import INPUT_RATE, OUTPUT_RATE, Reply, ScriptedModel, Utterance
 
-LONG = "Your next stop is twelve Harbour Street, in Oslo, and after that there are many more, which I could list for you."
+LONG = (
+    "Your next stop is twelve Harbour Street, in Oslo, and after that there are many more, which I could list for you."
+)
 UTTERANCES = (Utterance(text="what is my next stop"), Utterance(text="stop please tell me less"))
 
 
@@ -39,7 +41,7 @@ async def hold(
 ) -> tuple[list[Event], SessionEnded, Path]:
     question, out = path / "question.wav", path / "answer.wav"
     write_wav(question, spoken(*parts), INPUT_RATE)
-    model = ScriptedModel(UTTERANCES, lambda text, context: Reply(text=answer if text else ""))
+    model = ScriptedModel(UTTERANCES, lambda text, context: Reply(text=answer if text else "", delay_s=0.3))
     agent = Agent(model=model, greeting=greeting)
     events: list[Event] = []
     async with agent.session(File(input=question, output=out, output_rate=OUTPUT_RATE)) as session:
@@ -73,7 +75,7 @@ def sounding(out: Path) -> list[tuple[int, int]]:
 
 @pytest.mark.virtual
 async def test_a_question_is_answered_and_the_caller_hangs_up(tmp_path: Path) -> None:
-    events, ended, out = await hold(tmp_path, (0, 0.2), (1, 1.5))
+    events, ended, _out = await hold(tmp_path, (0, 0.2), (1, 1.5))
     assert ended.reason == "hangup"
     assert [event.text for event in of(events, TurnCommitted)] == ["what is my next stop"]
     (finished,) = of(events, ResponseFinished)
@@ -86,11 +88,11 @@ async def test_a_question_is_answered_and_the_caller_hangs_up(tmp_path: Path) ->
 async def test_the_output_is_the_timeline_of_the_call(tmp_path: Path) -> None:
     events, ended, out = await hold(tmp_path, (0, 0.2), (1, 1.5))
     ((start, end),) = sounding(out)
-    (answered,) = of(events, ResponseStarted)
+    made = of(events, ResponseText)[0]
     seconds = (end - start) / OUTPUT_RATE
     (finished,) = of(events, ResponseFinished)
-    # It begins where the session says that it did, lasts as long as was heard, and silence goes on to the end.
-    assert start / OUTPUT_RATE == pytest.approx(answered.at, abs=0.1)
+    # It begins when the words were made, lasts as long as was heard, and silence goes on to the end.
+    assert start / OUTPUT_RATE == pytest.approx(made.at, abs=0.02)
     assert seconds == pytest.approx(finished.heard_ms / 1000, abs=0.01)
     assert read_wav(out).seconds == pytest.approx(ended.at, abs=0.05)
 
@@ -110,7 +112,9 @@ async def test_a_barge_in_cuts_the_output_where_it_was_heard(tmp_path: Path) -> 
 
 @pytest.mark.virtual
 async def test_a_greeting_is_heard_out_before_the_question(tmp_path: Path) -> None:
-    events, _, _ = await hold(tmp_path, (1, 1.5), greeting="Hello, this is the delivery assistant speaking.", answer="Yes.")
+    events, _, _ = await hold(
+        tmp_path, (1, 1.5), greeting="Hello, this is the delivery assistant speaking.", answer="Yes."
+    )
     greeting = of(events, ResponseFinished)[0]
     assert greeting.status == "completed"
     assert of(events, UserSpeechStarted)[0].at > greeting.at

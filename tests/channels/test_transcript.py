@@ -48,7 +48,9 @@ END = ResponseFinished(
 
 
 def test_the_first_line_says_what_answers() -> None:
-    lines = show(SessionStarted(session="s", agent="agent", model="cascade/phrases", notice="A phrase matcher answers."))
+    lines = show(
+        SessionStarted(session="s", agent="agent", model="cascade/phrases", notice="A phrase matcher answers.")
+    )
     assert "A phrase matcher answers." in lines[0]
     assert "cascade/phrases" in lines[1]
 
@@ -69,9 +71,9 @@ def test_a_line_that_was_broken_into_goes_on() -> None:
 
 def test_written_answers_are_shown_whole() -> None:
     done = ResponseFinished(response="r1", status="completed", text="Hello there.")
-    assert show(ResponseStarted(response="r1"), ResponseText(response="r1", text="Hello there."), done, spoken=False) == [
-        "  agent  Hello there."
-    ]
+    assert show(
+        ResponseStarted(response="r1"), ResponseText(response="r1", text="Hello there."), done, spoken=False
+    ) == ["  agent  Hello there."]
 
 
 def test_an_answer_that_nobody_heard_is_not_shown() -> None:

@@ -123,7 +123,9 @@ class ConversationMachine(RuleBasedStateMachine):
     def without_limits_nothing_is_left_out(self) -> None:
         kept = self.history.compacted()
         said = [item for item in self.history.items if item.text or item.kind not in ("assistant",)]
-        orphans = {item.id for item in said if item.kind == "result"} - {item.id for item in said if item.kind == "call"}
+        orphans = {item.id for item in said if item.kind == "result"} - {
+            item.id for item in said if item.kind == "call"
+        }
         assert [item for item in kept if item.id != "summary"] == [
             item for item in said if not (item.kind == "result" and item.id in orphans)
         ]
@@ -185,15 +187,17 @@ def test_what_is_no_history_is_refused(data: bytes) -> None:
         Conversation().load(data)
 
 
-@given(st.lists(texts.filter(str.strip), min_size=1, max_size=40))
-def test_what_is_dropped_is_summed_up_newest_first(turns: list[str]) -> None:
+@given(st.lists(st.text("abc ", max_size=20).filter(str.strip), min_size=1, max_size=60))
+def test_what_is_dropped_is_summed_up_newest_last(turns: list[str]) -> None:
     history = Conversation()
     for index, text in enumerate(turns):
         history.user(f"t{index}", text)
     kept = history.compacted(max_bytes=400)
     assert sum(item.size for item in kept) <= 400
     if len(kept) < len(turns):
-        assert kept[0].id == "summary" or not kept[0].text
+        note, *whole = kept
+        newest_dropped = turns[len(turns) - len(whole) - 1]
+        assert note.text.splitlines()[-1] == f"User: {' '.join(newest_dropped.split())}"
 
 
 def test_seeded_from_elsewhere_it_goes_on() -> None:

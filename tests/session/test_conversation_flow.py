@@ -5,21 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.session.calls import (
-    BARGE_IN,
-    LONG,
-    MARK,
-    NOISE,
-    OTHER,
-    SHORT,
-    STOP,
-    UH_HUH,
-    hold,
-    line,
-    make,
-    run,
-    seconds,
-)
 
 from duologue.engine.floor import State
 from duologue.events import (
@@ -37,6 +22,21 @@ from duologue.events import (
 )
 from duologue.models.base import Context
 from duologue.testing.scripted import Reply, ScriptedCaller
+from tests.session.calls import (
+    BARGE_IN,
+    LONG,
+    MARK,
+    NOISE,
+    OTHER,
+    SHORT,
+    STOP,
+    UH_HUH,
+    hold,
+    line,
+    make,
+    run,
+    seconds,
+)
 
 pytestmark = pytest.mark.virtual
 
@@ -52,8 +52,8 @@ async def test_the_agent_greets_and_what_it_said_is_history() -> None:
     assert greeting.status == "completed"
     assert not greeting.estimated
     assert call.rendered(greeting.response)[0][0] <= 0.1
-    assert [type(event) for event in call.caller.events][0] is SessionStarted
-    assert [type(event) for event in call.caller.events][-1] is SessionEnded
+    assert isinstance(call.caller.events[0], SessionStarted)
+    assert isinstance(call.caller.events[-1], SessionEnded)
 
 
 async def test_a_question_is_answered_soon_after_its_end() -> None:
@@ -139,7 +139,9 @@ async def test_a_pause_inside_a_sentence_is_waited_for() -> None:
 
 async def test_who_corrects_themselves_before_the_answer_has_one_turn() -> None:
     """The answer takes a while; the caller goes on meanwhile; what they said is one turn, answered once."""
-    slow = make([line(1.0, STOP, 0.8), line(2.3, OTHER, 0.8)], lambda text, _: Reply(text=SHORT, delay_s=1.5), until_s=9)
+    slow = make(
+        [line(1.0, STOP, 0.8), line(2.3, OTHER, 0.8)], lambda text, _: Reply(text=SHORT, delay_s=1.5), until_s=9
+    )
     call = await run(slow)
     assert [event.turn for event in call.caller.of(TurnCommitted)] == ["t1", "t1"]
     assert [text for kind, text in call.history if kind == "user"] == ["what is my next stop what is the weather"]
@@ -199,7 +201,9 @@ async def test_lost_acknowledgements_cost_nothing_but_certainty(lag_s: float) ->
     assert answer.status == "interrupted"
     heard_to = max(stop for _, _, stop in call.rendered(answer.response))
     assert abs(answer.heard_ms / 1000 - seconds(heard_to)) <= 0.001
-    gaps = [b[0] - a[0] for a, b in zip(call.rendered(answer.response), call.rendered(answer.response)[1:], strict=False)]
+    gaps = [
+        b[0] - a[0] for a, b in zip(call.rendered(answer.response), call.rendered(answer.response)[1:], strict=False)
+    ]
     assert max(gaps) < 0.021, "playout did not stall for want of acknowledgements"
 
 
@@ -276,7 +280,10 @@ async def test_a_hold_across_two_answers_loses_neither() -> None:
             await session.say("The first thing to say.")
             await session.say("The second thing to say.")
             await session.wait()
-        assert [event.heard for event in call.finished("say")] == ["The first thing to say.", "The second thing to say."]
+        assert [event.heard for event in call.finished("say")] == [
+            "The first thing to say.",
+            "The second thing to say.",
+        ]
         for event in call.finished("say"):
             end = 0
             for _, start, stop in call.rendered(event.response):

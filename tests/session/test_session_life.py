@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.session.calls import LONG, SHORT, STOP, Call, hold, line, make, run
 
 from duologue.channels.base import Channel, Port, Traits
 from duologue.channels.program import Program
@@ -36,6 +35,7 @@ from duologue.models.base import Connection, Context
 from duologue.session.definition import Definition
 from duologue.session.session import Session
 from duologue.testing.scripted import Reply, ScriptedModel
+from tests.session.calls import LONG, SHORT, STOP, Call, hold, line, make, run
 
 pytestmark = pytest.mark.virtual
 
@@ -222,7 +222,9 @@ async def test_two_sessions_do_not_touch_each_other() -> None:
 
 
 async def test_a_program_hears_and_is_answered() -> None:
-    session = Session(Definition(name="test", model=ScriptedModel((), lambda t, c: Reply(text=SHORT))), tool_runner="inline")
+    session = Session(
+        Definition(name="test", model=ScriptedModel((), lambda t, c: Reply(text=SHORT))), tool_runner="inline"
+    )
     async with session:
         await session.send("what now")
         pcm, seen = b"", []

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.session.calls import BARGE_IN, LAST, MARK, OTHER, SHORT, STOP, Call, hold, line, make, run
 
 from duologue.errors import ConfigurationError
 from duologue.events import (
@@ -25,6 +24,7 @@ from duologue.session.session import Session
 from duologue.session.toolbench import FillerOptions
 from duologue.testing.scripted import Reply
 from duologue.tools import progress, tool
+from tests.session.calls import BARGE_IN, LAST, MARK, OTHER, SHORT, Call, hold, line, make, run
 
 pytestmark = pytest.mark.virtual
 

@@ -11,7 +11,7 @@ from tests.browser import chromium
 from tests.studio.server import Scripted
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium with its own beeping microphone."""
     with chromium() as browser:

@@ -38,7 +38,13 @@ def talk_page(browser: Browser, server: Scripted, **context: Any) -> Iterator[Pa
     )
     page.add_init_script(path=TESTS / "tap.js")
     page.goto(server.url)
-    yield page
+    try:
+        yield page
+    except BaseException as error:
+        outbox = server.delivery.outbox if server.delivery else None
+        reach = f"sent {outbox.sent}, acknowledged {outbox.acked}" if outbox else "no call"
+        error.add_note(f"the page complained: {complaints}; the server: {server.faults}; {reach}, {server.links} links")
+        raise
     opened.close()
     assert not complaints
 

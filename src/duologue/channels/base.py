@@ -102,6 +102,9 @@ class Channel(ABC):
     def audio(self, response: str, offset: int, position: int, pcm: bytes) -> None:  # noqa: B027
         """Audio to be played: samples from `offset` of `response`, at `position` of the listener's track."""
 
+    def all_sent(self, response: str) -> None:  # noqa: B027
+        """All audio of `response` was handed over; nothing more of it comes, unless a false barge-in goes back."""
+
     def clear(self, response: str) -> None:  # noqa: B027
         """Silence now: drop everything not rendered; then `port.cleared(position)` if `traits.clears`."""
 

@@ -147,9 +147,7 @@ class Caller:
     def _quiet(self, gap: float, *, tools: bool = True) -> Callable[[], bool]:
         """Whether the agent has nothing to say, and has been silent for `gap` seconds."""
         return lambda: (
-            not self._open
-            and not (tools and self._running())
-            and self._tape.silent_for(self._loop.time()) >= gap
+            not self._open and not (tools and self._running()) and self._tape.silent_for(self._loop.time()) >= gap
         )
 
     def _speaking(self, after: float, for_s: float = 0.0) -> Callable[[], bool]:
@@ -264,12 +262,16 @@ class Caller:
         answers, tools = len(self._answers), len(self._tools)
         began = await self._say("barge_in", wait=False)
         await self._until(
-            "the agent stops", lambda: self._tape.silent_for(self._loop.time()) >= 0.1 < self._loop.time() - began, _STOPPED_S
+            "the agent stops",
+            lambda: self._tape.silent_for(self._loop.time()) >= 0.1 < self._loop.time() - began,
+            _STOPPED_S,
         )
         await self.microphone.spoken()
         cut = await self._answer(answers)
         if cut.status != "interrupted" or not cut.heard or len(cut.heard) >= len(cut.text):
-            raise StepError(self.step, f"the answer was {cut.status} with {len(cut.heard)} of {len(cut.text)} characters.")
+            raise StepError(
+                self.step, f"the answer was {cut.status} with {len(cut.heard)} of {len(cut.text)} characters."
+            )
         call = await self._tool("customer", tools)
         await self._result(call)
         await self._answer(answers + 1)

@@ -12,6 +12,9 @@ import msgspec
 
 from ..speech.piper import PiperVoice
 
+#: the call that the README shows
+DEFAULT_SEED = 1
+
 
 class Voice(msgspec.Struct, frozen=True):
     """A caller's voice: the local synthesiser's, made into somebody else."""
@@ -135,7 +138,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def script(seed: int) -> Script:
-    """The script of a seed. Seed 0 is the one that the README shows: its backchannel is "uh-huh"."""
+    """The script of a seed. In the default one the backchannel is "uh-huh"."""
     chance = random.Random(seed)
 
     def between(low: float, high: float) -> float:
@@ -146,7 +149,7 @@ def script(seed: int) -> Script:
         seed=seed,
         voice=VOICES[seed % len(VOICES)],
         next_stop=pick(NEXT_STOP),
-        backchannel=BACKCHANNEL[0] if seed == 0 else pick(BACKCHANNEL),
+        backchannel=BACKCHANNEL[0] if seed == DEFAULT_SEED else pick(BACKCHANNEL),
         route=pick(ROUTE),
         barge_in=pick(BARGE_IN),
         complete=pick(COMPLETE),

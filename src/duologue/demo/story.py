@@ -28,6 +28,7 @@ from ..events import (
     TurnMeasured,
     UserSpeechStarted,
     UserSpeechStopped,
+    UserTranscript,
 )
 from ..session.journal import Emitted, JournalRecord, floor_records
 from .tape import Run
@@ -97,13 +98,16 @@ class Answer(msgspec.Struct, kw_only=True):
 
 
 class BargeIn(NamedTuple):
-    """The caller spoke over the agent. `silent` is the last sample of the agent that they heard; `false`: it went on."""
+    """The caller spoke over the agent. `silent` is the last sample of the agent that they heard; `false`: it went on,
+    at `resumed`.
+    """
 
     response: str
     onset: float
     decided: float
     silent: float
     false: bool
+    resumed: float
     reason: str
 
 
@@ -144,9 +148,7 @@ class Story(msgspec.Struct, kw_only=True):
     @property
     def latencies(self) -> list[float]:
         """Voice to voice of the turns whose answer did not wait for a slow tool, ms."""
-        return [
-            turn.latency_ms for turn in self.utterances if turn.latency_ms is not None and not turn.waited_for_tool
-        ]
+        return [turn.latency_ms for turn in self.utterances if turn.latency_ms is not None and not turn.waited_for_tool]
 
     @property
     def cuts(self) -> list[float]:
@@ -219,6 +221,8 @@ def _utterances(events: Sequence[Event], rate: int) -> list[Utterance]:
     spans: list[tuple[float, float]] = []
     began: float | None = None
     measured = {event.turn: event.record for event in events if isinstance(event, TurnMeasured)}
+    # A turn that had to be committed before recognition was through gets its words afterwards.
+    settled = {event.turn: event.text for event in events if isinstance(event, UserTranscript) and event.final}
     for event in events:
         match event:
             case UserSpeechStarted():
@@ -230,15 +234,16 @@ def _utterances(events: Sequence[Event], rate: int) -> list[Utterance]:
             case TurnCommitted() | TurnDiscarded():
                 if spans:
                     committed = isinstance(event, TurnCommitted)
+                    text = settled.get(event.turn, event.text) if committed else event.text
                     utterance = Utterance(
                         turn=event.turn,
-                        text=event.text,
+                        text=text,
                         spans=spans,
                         kind="turn" if committed else "discarded",
                         reason=event.reason,
                         points_ms=measured.get(event.turn, {}).get("points_ms", {}),
                     )
-                    utterance.words = _over_spans(event.text, spans)
+                    utterance.words = _over_spans(text, spans)
                     found.append(utterance)
                 spans = []
             case _:
@@ -367,9 +372,16 @@ def _barge_ins(events: Sequence[Event], utterances: Sequence[Utterance], answers
         decided = event.at if held is None else held
         before = [utterance.start for utterance in utterances if utterance.start <= decided + 0.3]
         onset = before[-1] if before else decided
+        if event.stage == "yield" and found and found[-1].false and found[-1].response == event.response:
+            last = found[-1]
+            if not any(last.decided < start < event.at for start, _, _ in answer.runs):
+                # It was given back, and taken for good before the agent could go on: one barge-in.
+                found.pop()
+                onset, decided = last.onset, last.decided
         runs = [end for start, end, _ in answer.runs if start < event.at]
         silent = min(runs[-1], event.at) if runs else event.at
-        found.append(BargeIn(event.response, onset, decided, silent, event.stage == "resume", event.reason))
+        resumed = next((start for start, _, _ in answer.runs if start >= event.at), event.at)
+        found.append(BargeIn(event.response, onset, decided, silent, event.stage == "resume", resumed, event.reason))
         held = None
     return found
 

@@ -27,9 +27,7 @@ async def speak_lines(script: Script) -> dict[str, bytes]:
 
 
 async def _speak(tts: PiperTTS, script: Script, text: str) -> bytes:
-    chunks = [
-        chunk.pcm async for chunk in tts.synthesize(text, voice=script.voice.name, speed=script.voice.speed)
-    ]
+    chunks = [chunk.pcm async for chunk in tts.synthesize(text, voice=script.voice.name, speed=script.voice.speed)]
     pcm = resample(b"".join(chunks), tts.rate, MIC_RATE)
     spans = voiced_spans(pcm, MIC_RATE)
     margin = round(_MARGIN_S * MIC_RATE)

@@ -31,8 +31,9 @@ wake-ups in recorded order and gets the same actions.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -376,6 +377,17 @@ class Floor:
         """Who decides turns from now on: another model has taken over. An open turn stays open."""
         self._now = now
         self._engine = kind == "engine"
+        return self._take()
+
+    def tune(self, endpointing: Mapping[str, Any], interruption: Mapping[str, Any], now: float) -> list[Action]:
+        """Other options of turn-taking from now on, by field (as they are journaled)."""
+        self._now = now
+        self.options = msgspec.structs.replace(
+            self.options,
+            endpointing=msgspec.convert(endpointing, EndpointingOptions),
+            interruption=msgspec.convert(interruption, InterruptionOptions),
+        )
+        self.endpointing.options = self.options.endpointing
         return self._take()
 
     def close(self, now: float) -> list[Action]:

@@ -14,8 +14,8 @@ between that and the end of what was sent is never heard, and later audio contin
 Between acknowledgements playout is estimated: it runs at the track's rate until it meets the end of what was sent. An
 acknowledgement may have been held up on its way, and then says less than is true (unless it comes with its time): of the
 last few, the most favourable one counts, so that a single late one does not turn the estimate back, while a listener that
-really falls behind soon does. The *lead* is what was sent and is, by that estimate, not yet played; it adapts between two bounds: up when
-the listener ran dry, slowly down when it did not. How much may be unacknowledged at all has a hard cap.
+really falls behind soon does. The *lead* is what was sent and is, by that estimate, not yet played; it adapts between two
+bounds: up when the listener ran dry, slowly down when it did not. How much may be unacknowledged at all has a hard cap.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from collections import deque
 import msgspec
 
 from ..errors import ProtocolError
-
 
 #: acknowledgements of which the most favourable counts
 _RECENT = 4

@@ -85,19 +85,16 @@ class Recorder:
             self.flush()
             self._write(Fact("window", [start_ms, end_ms, byte], ticks, actions))  # type: ignore[arg-type]
             return actions
-        if p and (len(p) >= _WINDOWS_A_RECORD or start_ms != self._start + self._step * len(p)):
+        step = end_ms - start_ms
+        if p and (len(p) >= _WINDOWS_A_RECORD or step != self._step or start_ms != self._start + step * len(p)):
             self.flush()
-        if not p:
-            self._start = start_ms
-            self._step = end_ms - start_ms
-            self._now.append(ticks)
-        elif end_ms - start_ms != self._step:
-            self.flush()
-            self._start = start_ms
-            self._step = end_ms - start_ms
-            self._now.append(ticks)
-        else:
+            p = self._p
+        if p:
             self._now.append(ticks - self._last)
+        else:
+            self._start = start_ms
+            self._step = step
+            self._now.append(ticks)
         p.append(byte)
         self._last = ticks
         return actions

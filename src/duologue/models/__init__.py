@@ -9,10 +9,13 @@ from .base import Audio, Capabilities, Model
 
 if TYPE_CHECKING:
     from .cascade import Cascade
+    from .fallback import Fallback
+    from .nova_sonic import NovaSonic
+    from .openai_realtime import OpenAIRealtime
 
-_WHERE = {"Cascade": "cascade"}
+_WHERE = {"Cascade": "cascade", "Fallback": "fallback", "NovaSonic": "nova_sonic", "OpenAIRealtime": "openai_realtime"}
 
-__all__ = ["Audio", "Capabilities", "Cascade", "Model"]
+__all__ = ["Audio", "Capabilities", "Cascade", "Fallback", "Model", "NovaSonic", "OpenAIRealtime"]
 
 
 def __getattr__(name: str) -> Any:

@@ -329,7 +329,7 @@ class OpenAIConnection(Connection):
         """See Connection. A voice that has spoken cannot be changed: the next connection has the new one."""
         if not self.usable:
             return
-        patch = SessionPatch(type="realtime", instructions=instructions_of(setup), tools=tools_of(setup))  # type: ignore[arg-type]
+        patch = SessionPatch(type="realtime", instructions=instructions_of(setup), tools=tools_of(setup))
         self.protocol.update(patch)
         self._wake.set()
         if setup.voice != self._voice:
@@ -352,11 +352,11 @@ class OpenAIConnection(Connection):
         self.context.report(ProviderSpeech(fact="started", position=position))
 
     def _speech_stopped(self, event: events.InputSpeechStopped) -> None:
-        self.turns.speaking = False
         position = self.protocol.position_of(event.audio_end_ms)
         self.context.report(ProviderSpeech(fact="stopped", position=position))
 
     def _committed(self, event: events.InputCommitted) -> None:
+        self.turns.speaking = False
         self.turns.committed(event.item_id)
 
     def provider_committed(self) -> None:

@@ -1,8 +1,8 @@
 """OpenAI Realtime (GA) as a model, and every server that speaks its protocol.
 
-Two ways to take turns. With `turn_detection` (the vendor's server or semantic VAD) the provider decides and answers by itself; the
-floor observes. With ``turn_detection=None``, or a detection whose `create_response` is off, the engine decides: our own voice
-activity detection and the provider's transcript move the floor, and an answer is asked for when it says so.
+Two ways to take turns. With `turn_detection` (the vendor's server or semantic VAD) the provider decides and answers by itself;
+the floor observes. With ``turn_detection=None``, or a detection whose `create_response` is off, the engine decides: our own
+voice activity detection and the provider's transcript move the floor, and an answer is asked for when it says so.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..wire.openai_realtime import (
     SemanticVAD,
     ServerVAD,
     SessionPatch,
+    Tool,
     Transcription,
     TurnDetection,
 )
@@ -125,7 +126,7 @@ class OpenAIRealtime(Model):
         self.speed = speed
         self.reasoning = reasoning
         self.tool_choice = tool_choice
-        self.output_modalities = output_modalities
+        self.output_modalities: tuple[Literal["audio", "text"], ...] = output_modalities
         self.vad = vad
         self.on_wire = on_wire
         self._connector = connector
@@ -226,7 +227,7 @@ def instructions_of(setup: Setup) -> str:
     return f"{setup.instructions}\nSpeak the language {setup.language}.".strip()
 
 
-def tools_of(setup: Setup) -> list[FunctionTool]:  # a list of the union's one member
+def tools_of(setup: Setup) -> list[Tool]:
     """The tools as the vendor takes them."""
     return [
         FunctionTool(name=tool.name, description=tool.description, parameters=tool.parameters) for tool in setup.tools
@@ -242,6 +243,7 @@ def _turn_detection(given: TurnDetection | str | Mapping[str, Any] | None) -> Tu
         detection: TurnDetection = msgspec.convert(given, TurnDetection)
     except msgspec.ValidationError as error:
         raise ConfigurationError(
-            f"turn_detection={dict(given)!r}: {error}.", hint='Use "server_vad", "semantic_vad", their options, or None.'
+            f"turn_detection={dict(given)!r}: {error}.",
+            hint='Use "server_vad", "semantic_vad", their options, or None.',
         ) from None
     return detection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -119,11 +120,10 @@ async def connect_sdk(model: OpenAIRealtime) -> Transport:
         api_key=api_key, base_url=model.base_url, organization=model.organization, project=model.project, max_retries=0
     )
     where = str(client.base_url)
-    manager = client.realtime.connect(
-        model=model.model, websocket_connection_options={"open_timeout": _OPEN_S, "max_size": _MOST}
-    )
+    manager = client.realtime.connect(model=model.model, websocket_connection_options={"max_size": _MOST})
     try:
-        connection = await manager.enter()
+        async with asyncio.timeout(_OPEN_S):
+            connection = await manager.enter()
     except BaseException as error:
         await client.close()
         if isinstance(error, InvalidStatus):

@@ -39,7 +39,7 @@ class Turns:
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self.speaking = False  # by the provider's detection
+        self.speaking = False  # by the provider's detection, until it has made a message of it
         self.unanswered = ""  # the last committed turn, until a response has begun for it
         self._typed = False
         self._open: list[str] = []  # messages of the open turn
@@ -146,17 +146,21 @@ class ProviderTurns(Turns):
 
 
 class EngineTurns(Turns):
-    """The engine ends turns. The provider hears only what our ears take for speech, and a little before it."""
+    """The engine ends turns, by our ears and by the provider's transcripts.
+
+    Without a detection of its own the provider is sent only what our ears take for speech, and a little before it: its buffer
+    would grow by every silence.
+    """
 
     def __init__(self, owner: Owner) -> None:
         super().__init__(owner)
         self._manual = owner.model.turn_detection is None
         self._end_of_turn = TextEndOfTurn()
         self._gate = False
+        self._voiced = False  # our ears heard speech that no message holds yet
         self._preroll: deque[tuple[bytes, int]] = deque()
         self._kept = 0
-        self._pending = 0  # messages committed by us that the provider has not confirmed
-        self._waiting: str | None = None  # a turn that is to be answered once the provider has made its message
+        self._expected: deque[str] = deque()  # for each commit of ours: the turn of its message, "" for the open one
         self._prepared = False
 
     def audio(self, pcm: bytes, position: int) -> None:
@@ -179,35 +183,36 @@ class EngineTurns(Turns):
 
     def _window(self, window: SpeechWindow) -> None:
         if window.probability >= _OPEN_AT:
-            self._gate = True
+            self._gate = self._voiced = True
             self._prepared = False
         super()._window(window)
 
     def committed(self, item: str) -> None:
         """The provider has made what was said a message."""
-        self._pending = max(0, self._pending - 1)
+        self._voiced = False
         self._texts.setdefault(item, None)
-        if self._waiting is not None:
-            self._turn_of[item] = self._waiting
-            if not self._pending:
-                turn, self._waiting = self._waiting, None
-                self._ask(turn)
-            return
-        self._open.append(item)
+        turn = self._expected.popleft() if self._expected else ""
+        if turn:
+            self._turn_of[item] = turn
+        else:
+            self._open.append(item)
+
+    def _commit(self, turn: str) -> None:
+        if (self._manual or self.speaking or self._voiced) and self._owner.protocol.commit():
+            self._voiced = self.speaking = False
+            self._expected.append(turn)
 
     def prepare(self, turn: str) -> None:
         """See Turns. What was said so far becomes a message, so that it is transcribed; if the user goes on, another follows."""
         if self._owner.model.transcription is None:
             return  # nobody will know: the turn ends by hand, or after the hard maximum
         self._prepared = True
-        if self._manual and self._owner.protocol.commit():
-            self._pending += 1
+        self._commit("")
         self._settle()
 
     def _settle(self) -> None:
-        if not self._prepared or self._pending or self.speaking:
-            return
-        if any(self._texts.get(item) is None for item in self._open):
+        unknown = self.speaking or "" in self._expected or any(self._texts.get(item) is None for item in self._open)
+        if unknown or not self._prepared:
             return
         text = self._text(self._open)
         if text:
@@ -216,27 +221,17 @@ class EngineTurns(Turns):
 
     def commit(self, turn: str) -> None:
         """The floor has committed the turn: answer it."""
-        typed, self._typed = self._typed, False
-        self._gate = self._prepared = False
-        if (self._manual or self.speaking) and self._owner.protocol.commit():
-            self._pending += 1
-        empty = not (self._open or self._pending or typed)
+        self._typed = self._gate = self._prepared = False
+        self._expected = deque(of or turn for of in self._expected)
+        self._commit(turn)
         self._close(turn)
-        if self._pending and not self._manual:
-            self._waiting = turn
-        elif empty:
-            self._ask(turn)
-        else:
-            for _ in range(self._pending):
-                pass
-            self._ask(turn)
+        self._ask(turn)
 
     def reopen(self, turn: str) -> None:
         """See Turns."""
         super().reopen(turn)
+        self._expected = deque("" if of == turn else of for of in self._expected)
         self._gate = True
-        if self._waiting == turn:
-            self._waiting = None
 
     def discard(self, turn: str) -> None:
         """See Turns. The provider forgets it as well."""

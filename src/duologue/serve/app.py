@@ -38,6 +38,7 @@ from ..store import Committer, GroupCommitter, MemoryStore, SQLiteStore
 from ..wire.dialect import detect
 from ..wire.duologue import ServerProtocol
 from ..wire.strands import StrandsServer
+from . import openai_realtime
 from .guard import Guard
 from .options import ServeOptions
 from .sessions import SESSION_HEADER, Answer, Sessions, session_id
@@ -281,6 +282,7 @@ def create_app(agent: Agent | AgentFactory, options: ServeOptions | None = None)
         Route("/invocations", server.invocations, methods=["POST"]),
         Route("/schema.json", server.schema),
         WebSocketRoute("/ws", server.websocket),
+        *openai_realtime.routes(server),
     ]
     if server.options.studio:
         pages = str(resources.files("duologue") / "studio")

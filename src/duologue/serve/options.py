@@ -8,6 +8,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..wire.duologue import ServerOptions
+from ..wire.openai_realtime import ServerLimits as OpenAILimits
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +25,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         invocation_idle_s: how long the conversation of an invocation's session is kept.
         studio: whether the talk page is served.
         wire: options of protocol v1.
+        openai: limits of OpenAI Realtime as it is served here.
+        as_model: over the providers' protocols the client brings instructions, tools, voice and turn detection, and runs the
+            tools itself; of the agent only its model is used.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +41,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     invocation_idle_s: float = 900.0
     studio: bool = True
     wire: ServerOptions = ServerOptions()
+    openai: OpenAILimits = OpenAILimits()
+    as_model: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -15,7 +15,7 @@ from .app import create_app
 from .options import ServeOptions
 
 #: what uvicorn is told: no access log (it would hold tokens in queries), the WebSocket engine that costs least
-_WS_MAX = 1 << 21
+_WS_MAX = 22 << 20
 
 
 class RunningServer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,7 +25,7 @@ from ..events import (
     ToolStarted,
     TurnCommitted,
 )
-from ..session.definition import CallInfo
+from ..session.definition import CallInfo, Definition
 from ..session.session import Session
 from ..store import Committer
 from ..tools.threads import shared_threads
@@ -38,9 +38,10 @@ logger = logging.getLogger("duologue.serve")
 class Call:
     """A session that this server runs, and the client channel that can be resumed, if it has one."""
 
-    def __init__(self, session: Session, channel: WebSocketChannel | None = None) -> None:
+    def __init__(self, session: Session, channel: WebSocketChannel | None = None, *, live: bool = False) -> None:
         self.session = session
         self.channel = channel
+        self.live = live  # somebody is on the line, or may come back
         self.turn = asyncio.Lock()
         self.expiry: asyncio.TimerHandle | None = None
 
@@ -65,7 +66,7 @@ class Sessions:
     def busy(self) -> bool:
         """Whether a call is open, an invocation is answered or a tool runs: what `/ping` calls HealthyBusy."""
         return self._opening > 0 or any(
-            call.channel is not None or call.turn.locked() or call.session.busy for call in self._calls.values()
+            call.live or call.turn.locked() or call.session.busy for call in self._calls.values()
         )
 
     def find(self, id: str) -> Call | None:
@@ -79,27 +80,42 @@ class Sessions:
         agent, call = self._agent, info
         return await asyncio.wrap_future(shared_threads().loop.submit(lambda: resolve(agent, call)).future)
 
-    async def open(self, info: CallInfo, *channels: Channel, text_only: bool = False, greet: bool = True) -> Session:
-        """Start a session. Raises OverloadedError when there are too many, and what starting raises."""
+    async def open(
+        self,
+        info: CallInfo,
+        *channels: Channel,
+        text_only: bool = False,
+        greet: bool = True,
+        define: Callable[[Definition], Definition] = lambda definition: definition,
+        prepare: Callable[[Session], None] = lambda session: None,
+        tool_runner: Literal["thread", "inline"] = "thread",
+    ) -> Session:
+        """Start a session. Raises OverloadedError when there are too many, and what starting raises.
+
+        `define` makes of the agent what this call is to have; `prepare` is given the session before it starts.
+        """
         if self.draining or self.count >= self._options.max_sessions:
             what = "is shutting down" if self.draining else f"has {self.count} sessions already"
             raise OverloadedError(f"This server {what}.", hint="Try again later, or elsewhere.")
         self._opening += 1
         try:
             agent = await self.resolve(info)
-            session = agent.session(
-                *channels,
+            session = Session(
+                define(agent.definition),
+                channels,
                 id=info.session or None,
                 call=info,
                 committer=self._committer,
                 text_only=text_only,
                 greet=greet,
+                tool_runner=tool_runner,
             )
+            prepare(session)
             await session.start()
         finally:
             self._opening -= 1
         channel = next((entry for entry in channels if isinstance(entry, WebSocketChannel)), None)
-        call = Call(session, channel)
+        call = Call(session, channel, live=bool(channels))
         self._calls[session.id] = call
         assert session._main is not None
         session._main.add_done_callback(lambda _: self._forget(session.id, call))

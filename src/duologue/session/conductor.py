@@ -183,7 +183,6 @@ class Conductor:
             self._actions[type(action)](action)
         if actions:
             self._settle_idleness()
-            self.owner.schedule_wake()
 
     def wake(self) -> None:
         """A deadline of floor or limits has come."""
@@ -212,6 +211,7 @@ class Conductor:
             self.limits.idle(self.owner.now())
         else:
             self.limits.busy()
+        self.owner.schedule_wake()
         if self.connection is not None:
             making = any(not response.generated for response in self.responses.all)
             self.connection.quiet(self.floor.state in (State.IDLE, State.AGENT) and not making)
@@ -360,6 +360,7 @@ class Conductor:
         self.measures.committed(a.turn, a.speech_end_ms, self.owner.now(), a.reason, text)
         self.conversation.user(a.turn, text)
         self.emit(TurnCommitted(turn=a.turn, text=text, reason=a.reason))
+        self.owner.hook("on_turn", a.turn, text)
         if self.connection is not None:
             self.connection.commit(a.turn)
         for response in self.responses.of_turn(a.turn):
@@ -371,7 +372,6 @@ class Conductor:
         if not self._answer_begun and a.turn == self._failed_turn:
             self._answer_begun = True  # its answer has failed already, and the model begins no other
             self.unowed()
-        self.owner.hook("on_turn", a.turn, text)
 
     def _reopen(self, a: act.Reopen) -> None:
         if a.turn in self._over:
@@ -485,7 +485,6 @@ class Conductor:
         self.silent_since = now
         self.fact("silent")
         self._settle_idleness()
-        self.owner.schedule_wake()
         self.pay_owed()
         self._end_after_farewell()
 

@@ -105,6 +105,7 @@ class SessionJournal:
     def _durable(self, error: StoreError | None) -> None:
         if error is not None:
             self._fail(error)
+        if self.broken:
             return
         event, encoded = self._waiting.popleft()
         self._release(event, encoded)

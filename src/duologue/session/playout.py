@@ -194,6 +194,10 @@ class Listener:
     def _all_sent(self, response: Response) -> None:
         self._unsettled.append((response, self.ledger.sent))
         self.current = None
+        try:
+            self.channel.all_sent(response.id)
+        except Exception as error:
+            self._fail(error)
 
     # ------------------------------------------------------------------ what was heard
 

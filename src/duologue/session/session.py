@@ -356,10 +356,10 @@ class Session(ToolContext):
         if conductor is not None:
             for listener in conductor.responses.listeners:
                 listener.close()
+            conductor.fact("close")  # first, so that nothing new begins while what is open is ended
             for response in conductor.responses.all:
                 conductor.responses.cancel(response, "cancelled", "the session ended")
             conductor.measures.finish()
-            conductor.fact("close")
         if (toolbench := getattr(self, "toolbench", None)) is not None:
             await self._bounded(toolbench.close())
         if (connection := getattr(self, "_connection", None)) is not None:
@@ -656,6 +656,8 @@ class Session(ToolContext):
 
     def schedule_wake(self) -> None:
         """Arrange for the next deadline of floor and limits."""
+        if self._stopping is not None and self._stopping.is_set():
+            return  # a timer would keep all of an ended session alive until its deadline
         due = self.conductor.next_deadline()
         timer = self._wake_timer
         if timer is not None:

@@ -14,6 +14,9 @@ from ..tools import Tool, ToolCall, ToolContext, ToolEvent, ToolExecutor, ToolRe
 from ..tools.base import parse_arguments
 from .conductor import Conductor
 
+#: a filler may come this much early: timers are not exact (seconds)
+_SOON_S = 0.005
+
 
 class FillerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is said when a tool keeps the caller waiting in silence. `after_s` 0: nothing; `texts` are taken in turn."""
@@ -82,11 +85,11 @@ class Toolbench:
         conductor = self._conductor
         if not conductor.speaks or all(run.call.id != call for run in self.executor.running):
             return
-        silent_s = conductor.now() - conductor.silent_since
+        left_s = self._filler.after_s - (conductor.now() - conductor.silent_since)
         if conductor.responses.owed or conductor.floor.user_has_floor:
             self._loop.call_later(self._filler.after_s, self._fill, call)
-        elif silent_s < self._filler.after_s:
-            self._loop.call_later(self._filler.after_s - silent_s, self._fill, call)
+        elif left_s > _SOON_S:
+            self._loop.call_later(left_s, self._fill, call)
         else:
             texts = self._filler.texts
             conductor.say(texts[self._fillers_said % len(texts)], "filler")

@@ -2,7 +2,7 @@
 
 import { openAudio } from "./audio.js";
 import { Conversation } from "./conversation.js";
-import { View } from "./view.js";
+import { readable, View } from "./view.js";
 
 const INPUT_RATE = 16000;
 const OUTPUT_RATE = 24000;
@@ -87,7 +87,7 @@ async function start({ withMicrophone }) {
   if (audio) audio.context.onstatechange = caption;
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => told[data.type]?.(data);
-  worker.onerror = (event) => over({ detail: `The page failed: ${event.message}.`, reason: "error" });
+  worker.onerror = (event) => over({ detail: `The page failed: ${event.message}.`, failed: true });
   const { capturePort = null, playbackPort = null } = audio ?? {};
   const url = new URL("ws", document.baseURI);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -131,30 +131,27 @@ function release() {
   setMuted(false);
 }
 
-function over({ detail, reason }) {
+function over({ detail, failed = false }) {
   if (body.dataset.state === "idle") return;
   attempt++;
   release();
-  conversation.agentSpeaks = "";
-  conversation.userSpeaks = false;
-  conversation.toolsRunning.clear();
-  const refused = ["unreachable", "refused", "error"].includes(reason);
-  note(detail || "The call is over.", refused ? "error" : "info");
+  conversation.end();
+  note(detail || "The call is over.", failed ? "error" : "info");
   body.style.setProperty("--user", 0);
   body.style.setProperty("--agent", 0);
   setState("idle", "Call ended");
 }
 
 const told = {
-  state({ state, resumed, away, detail, reason }) {
+  state({ state, resumed, away, detail, failed }) {
     if (state === "live") {
       setState("live", "In a call");
-      if (resumed) note(`Back after ${away.toFixed(1)} s.`, "info");
+      if (resumed) note(`The link was cut; back after ${readable(1000 * away)}.`, "info");
       else announce("In a call.");
     } else if (state === "away") {
       setState("away", "Reconnecting");
       announce("Reconnecting.");
-    } else if (state === "over") over({ detail, reason });
+    } else if (state === "over") over({ detail, failed });
   },
   welcome({ notice }) {
     showNotice(notice);
@@ -221,7 +218,7 @@ function interrupt() {
 
 function hangUp() {
   if (worker) worker.postMessage({ type: "hang_up" });
-  else over({ detail: "You hung up.", reason: "hangup" });
+  else over({ detail: "You hung up." });
 }
 
 talk.onclick = () => (body.dataset.state === "idle" ? start({ withMicrophone: true }) : hangUp());

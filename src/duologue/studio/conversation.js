@@ -6,7 +6,7 @@ const KEPT = 400;
 export function split(text, heard) {
   let end = 0;
   while (end < heard.length && heard[end] === text[end]) end++;
-  while (end > 0 && /\s/.test(text[end - 1])) end--;
+  while (/\s/.test(text[end] ?? "")) end++;
   return [text.slice(0, end), text.slice(end)];
 }
 
@@ -43,6 +43,17 @@ export class Conversation {
   /** A line of its own; `tone`: info, warn or error. */
   note(text, tone = "info") {
     this._put(`n:${++this.notes}`, { kind: "note", text, tone });
+  }
+
+  /** The call is over: what was open stays as it is. */
+  end() {
+    this.agentSpeaks = "";
+    this.userSpeaks = false;
+    this.toolsRunning.clear();
+    for (const { kind, status, call, response } of [...this.entries.values()]) {
+      if (kind === "tool" && ["running", "waiting"].includes(status)) this._tool(call, { status: "ended", approval: false });
+      if (kind === "agent" && !status) this._agent(response, { status: "ended" });
+    }
   }
 
   _put(id, fields, initial) {

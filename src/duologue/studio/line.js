@@ -52,7 +52,7 @@ export class Line {
   hangUp() {
     this.call.hangUp();
     this.flush();
-    this._end("You hung up.", "hangup");
+    this._end("You hung up.");
   }
 
   /** The network may be back: do not wait for the next try. */
@@ -86,7 +86,7 @@ export class Line {
         if (message.type === "welcome") this._welcomed();
         if (message.type === "error" && message.fatal) this.trouble = message.message;
         this.heard(message);
-        if (message.type === "bye") return this._end(message.message, message.code);
+        if (message.type === "bye") return this._end(message.message, message.code === "error");
       }
     } catch (error) {
       if (!error.closeCode) throw error;
@@ -119,10 +119,10 @@ export class Line {
     if (this.closed) return;
     const then = afterClose(code, call.fatal);
     call.disconnected(now);
-    if (call.over || then === "over") return this._end(this.trouble, "completed");
-    if (then === "stop") return this._end(this.trouble || reason(code), call.fatal || "refused");
+    if (call.over || then === "over") return this._end(this.trouble);
+    if (then === "stop") return this._end(this.trouble || reason(code), true);
     if (call.session ? !call.mayResume(now) : now - this.openedAt > FIRST_TRIES_S) {
-      return this._end(this.trouble || "The server could not be reached.", "unreachable");
+      return this._end(this.trouble || "The server could not be reached.", true);
     }
     if (this.lostAt === null && call.session) {
       this.lostAt = now;
@@ -151,7 +151,7 @@ export class Line {
     }
   }
 
-  _end(detail, reason) {
+  _end(detail, failed = false) {
     if (this.closed) return;
     this.closed = true;
     clearTimeout(this.timer);
@@ -162,7 +162,7 @@ export class Line {
       socket.onopen = socket.onmessage = socket.onclose = null;
       socket.close(1000);
     }
-    this.changed("over", { detail, reason });
+    this.changed("over", { detail, failed });
   }
 }
 

@@ -19,6 +19,7 @@ const TOOL_STATUS = {
   cancelled: "cancelled",
   denied: "not approved",
   outcome_unknown: "outcome unknown",
+  ended: "open when the call ended",
 };
 const NEAR_END_PX = 80;
 
@@ -29,7 +30,7 @@ export function element(tag, className = "", ...children) {
   return node;
 }
 
-const readable = (ms) => (ms >= 995 ? `${(ms / 1000).toFixed(2)} s` : `${Math.round(ms)} ms`);
+export const readable = (ms) => (ms >= 995 ? `${(ms / 1000).toFixed(2)} s` : `${Math.round(ms)} ms`);
 
 export class View {
   /** `approve(call, approved)` is called by the buttons of a tool that waits. */
@@ -78,7 +79,7 @@ export class View {
 
   agent(entry, node) {
     const [heard, rest] = split(entry.text, entry.heard);
-    const cut = rest !== "" && ["interrupted", "cancelled", "failed"].includes(entry.status);
+    const cut = rest !== "" && ["interrupted", "cancelled", "failed", "ended"].includes(entry.status);
     node.classList.toggle("speaking", entry.status === "");
     const words = element("p", "words", element("span", "heard", heard));
     if (rest) {

@@ -9,10 +9,12 @@ function conversation(...events) {
 }
 
 test("heard and unheard text are told apart", () => {
-  equal(split("One two three", "One two "), ["One two", " three"]);
+  equal(split("One two three", "One two "), ["One two ", "three"]);
   equal(split("One two", "One two"), ["One two", ""]);
+  equal(split("One two three", "One two"), ["One two ", "three"]);
+  equal(split("One two. ", "One two."), ["One two. ", ""]);
   equal(split("One two", ""), ["", "One two"]);
-  equal(split("One two", "One 2"), ["One", " two"]);
+  equal(split("One two", "One 2"), ["One ", "two"]);
 });
 
 test("a waterfall runs from the end of speech to the first sound", () => {
@@ -65,6 +67,17 @@ test("a tool waits for approval, runs, says how far it is, and ends", () => {
   equal([entries[0].status, entries[0].approval, entries[0].progress], ["running", false, "half"]);
   made.apply({ type: "tool.finished", call: "c", name: "pay", status: "error", error: "no money" });
   equal([entries[0].status, entries[0].error, made.toolsRunning.size], ["error", "no money", 0]);
+});
+
+test("what is open when the call ends is closed", () => {
+  const { made, entries } = conversation(
+    { type: "tool.approval_needed", call: "c", name: "pay" },
+    { type: "response.started", response: "r" },
+    { type: "response.text", response: "r", text: "One two" },
+  );
+  made.end();
+  equal(entries.map(({ status, approval = false }) => [status, approval]), [["ended", false], ["ended", false]]);
+  equal(made.agentSpeaks, "");
 });
 
 test("an answer that said nothing leaves no entry; unknown events are ignored", () => {

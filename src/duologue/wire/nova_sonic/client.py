@@ -155,10 +155,7 @@ class ClientProtocol:
         )
         return [
             self.send(start),
-            *(
-                self.send(i.TextInput(prompt_name=self.prompt, content_name=name, content=piece))
-                for piece in pieces
-            ),
+            *(self.send(i.TextInput(prompt_name=self.prompt, content_name=name, content=piece)) for piece in pieces),
             self.send(i.ContentEnd(prompt_name=self.prompt, content_name=name)),
         ]
 

@@ -21,6 +21,7 @@ from .config import (
     ServerVAD,
     SessionConfig,
     SessionPatch,
+    Tool,
     Transcription,
     TurnDetection,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "ServerVAD",
     "SessionConfig",
     "SessionPatch",
+    "Tool",
     "Transcription",
     "Truncated",
     "TurnDetection",

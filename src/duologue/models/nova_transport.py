@@ -1,0 +1,220 @@
+"""What carries a stream of Nova Sonic: the vendor's SDK, which signs and frames; the codec above it is ours.
+
+Traps of the SDK that are met here: its default transport refuses duplex streams; without credentials it hangs, so they are
+found first and held still for the stream (a chain of signatures does not survive a refresh in the middle); its `send` buffers and
+never tells of a dead stream; its `close` waits for a server that may be gone. So every wait is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import MissingDependencyError, ModelConnectionError, ModelError
+from .nova_credentials import AwsIdentity, find_identity
+from .nova_errors import error_of_name
+from .transport import Transport, TransportClosedError, Watched
+
+if TYPE_CHECKING:
+    from .nova_sonic import NovaSonic
+
+logger = logging.getLogger("duologue.models.nova_sonic")
+
+#: longest wait for the stream to be set up, and for the SDK to take an event
+_OPEN_S = 4.0
+_SEND_S = 5.0
+_CLOSE_S = 0.6
+
+
+class NovaTransport(Transport, Protocol):
+    """One open stream that carries the JSON of events. `receive` may raise StreamException and other typed errors."""
+
+    #: Hz region of the endpoint, for messages
+    region: str
+    #: seconds that the credentials are good; None if not limited
+    life_s: float | None
+
+    async def answered(self) -> None:
+        """Wait until the service has taken the request. It does not before events have been sent. Raises typed errors."""
+
+
+class WatchedNova(Watched):
+    """A stream whose events are shown to `watch`."""
+
+    def __init__(self, inner: NovaTransport, watch: Any) -> None:
+        super().__init__(inner, watch)
+        self._stream = inner
+        self.region = inner.region
+        self.life_s = inner.life_s
+
+    async def answered(self) -> None:
+        """See NovaTransport."""
+        await self._stream.answered()
+
+
+class SdkStream:
+    """A bidirectional stream of the SDK."""
+
+    def __init__(self, stream: Any, client: Any, identity: AwsIdentity, model: str) -> None:
+        from aws_sdk_bedrock_runtime import models
+
+        self.region = identity.region
+        self.life_s = identity.expires_in_s
+        self._model = model
+        self._stream = stream
+        self._client = client
+        self._chunk = models.InvokeModelWithBidirectionalStreamInputChunk
+        self._part = models.BidirectionalInputPayloadPart
+        # Awaited in a task of its own: giving up a wait must not cancel what the SDK is doing.
+        self._output: asyncio.Task[Any] = asyncio.ensure_future(stream.await_output())
+        self._output.add_done_callback(_seen)
+        self._closed = False
+
+    async def answered(self) -> None:
+        """See NovaTransport."""
+        await self._receiver()
+
+    async def _receiver(self) -> Any:
+        try:
+            return (await asyncio.shield(self._output))[1]
+        except asyncio.CancelledError:
+            if self._output.cancelled():
+                raise TransportClosedError(reason="given up") from None
+            raise
+        except Exception as error:
+            raise self._typed(error) from error
+
+    async def send(self, message: str) -> None:
+        """See Transport."""
+        chunk = self._chunk(value=self._part(bytes_=message.encode()))
+        try:
+            async with asyncio.timeout(_SEND_S):
+                await self._stream.input_stream.send(chunk)
+        except TimeoutError:
+            raise TransportClosedError(reason=f"nothing was taken for {_SEND_S:g} s") from None
+        except Exception as error:
+            raise TransportClosedError(reason=str(error)) from error
+
+    async def receive(self) -> bytes:
+        """See Transport."""
+        receiver = await self._receiver()
+        while True:
+            try:
+                event = await receiver.receive()
+            except Exception as error:
+                raise self._typed(error) from error
+            if event is None:  # also after a reset: the SDK knows no other word for it
+                raise TransportClosedError
+            data = getattr(getattr(event, "value", None), "bytes_", None)
+            if data is not None:  # an event of a kind that this SDK does not know has no value
+                return bytes(data)
+
+    def _typed(self, error: Exception) -> Exception:
+        """A typed error for one of the SDK's."""
+        from smithy_aws_event_stream.exceptions import UnmodeledEventError
+        from smithy_core.exceptions import CallError
+
+        if isinstance(error, ModelError | TransportClosedError):
+            return error
+        if isinstance(error, UnmodeledEventError):
+            return error_of_name(error.code, error.message, model=self._model, region=self.region)
+        if isinstance(error, CallError):
+            name = type(error).__name__
+            text = error.message or str(error)
+            if name in ("CallError", "ModeledError", "UnknownApiError"):
+                # An exception that the SDK does not model says its name in the text only.
+                status = error.response_metadata.http_status_code if hasattr(error, "response_metadata") else None
+                name = next((known for known in _BY_NAME if known.lower() in text.lower()), f"HTTP {status}")
+            return error_of_name(name, text, model=self._model, region=self.region)
+        return TransportClosedError(reason=str(error.__cause__ or error) or type(error).__name__)
+
+    async def close(self) -> None:
+        """See Transport. Bounded, whatever the SDK does."""
+        if self._closed:
+            return
+        self._closed = True
+        await _bounded(self._stream.input_stream.close())
+        if self._output.done() and not self._output.cancelled() and self._output.exception() is None:
+            await _bounded(self._output.result()[1].close())
+        else:
+            self._output.cancel()
+        await _bounded(self._client.close())
+
+
+_BY_NAME = (
+    "UnrecognizedClientException",
+    "InvalidSignatureException",
+    "ExpiredTokenException",
+    "MissingAuthenticationTokenException",
+    "IncompleteSignatureException",
+)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+async def _bounded(work: Any) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_CLOSE_S):
+            await work
+
+
+class _Fixed:
+    """The SDK's identity resolver: the same credentials for as long as a stream lives."""
+
+    def __init__(self, identity: Any) -> None:
+        self._identity = identity
+
+    async def get_identity(self, *, properties: Any) -> Any:
+        return self._identity
+
+
+async def connect_sdk(model: NovaSonic) -> NovaTransport:
+    """Open a stream through the SDK. Raises typed errors within seconds; awaits nothing of the server yet."""
+    try:
+        from aws_sdk_bedrock_runtime import models
+        from aws_sdk_bedrock_runtime.client import AsyncBedrockRuntimeClient
+        from aws_sdk_bedrock_runtime.config import AsyncBedrockRuntimeConfig
+        from smithy_aws_core.identity.components import AWSCredentialsIdentity
+        from smithy_http.aio.crt import AWSCRTHTTPClient
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Nova Sonic needs the package aws-sdk-bedrock-runtime[awscrt].",
+            hint="Install it with: pip install 'duologue[nova-sonic]'",
+        ) from error
+    identity = await find_identity(region=model.region, profile=model.profile, known_region=model.endpoint_url is None)
+    credentials = AWSCredentialsIdentity(
+        access_key_id=identity.access_key, secret_access_key=identity.secret_key, session_token=identity.token
+    )
+    options: dict[str, Any] = {} if model.endpoint_url is None else {"endpoint_uri": model.endpoint_url}
+    try:
+        async with asyncio.timeout(_OPEN_S):
+            config = await AsyncBedrockRuntimeConfig.resolve(
+                region=identity.region,
+                aws_credentials_identity_resolver=_Fixed(credentials),
+                transport=AWSCRTHTTPClient(eventloop=_event_loop()),
+                **options,
+            )
+            client = AsyncBedrockRuntimeClient(config=config)
+            stream = await client.invoke_model_with_bidirectional_stream(
+                models.InvokeModelWithBidirectionalStreamOperationInput(model_id=model.model_id)
+            )
+    except TimeoutError:
+        raise ModelConnectionError(f"The AWS SDK set up no stream within {_OPEN_S:g} s.") from None
+    return SdkStream(stream, client, identity, model.model_id)
+
+
+_shared: list[Any] = []
+
+
+def _event_loop() -> Any:
+    """The CRT's thread, one for the process; the SDK would start one for each client."""
+    if not _shared:
+        from smithy_http.aio.crt import AWSCRTHTTPClient
+
+        _shared.append(AWSCRTHTTPClient()._eventloop)
+    return _shared[0]

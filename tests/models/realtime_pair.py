@@ -1,0 +1,177 @@
+"""A session that talks through OpenAIRealtime to a served model, in memory: both of our ends of the protocol, any clock."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from duologue import Agent
+from duologue.channels.base import Traits
+from duologue.channels.websocket import SocketClosedError
+from duologue.models import OpenAIRealtime
+from duologue.models.transport import TransportClosedError
+from duologue.serve.app import Server
+from duologue.serve.openai_realtime import Realtime
+from duologue.serve.options import ServeOptions
+from duologue.session.session import Session
+from duologue.testing.scripted import Line, ScriptedCaller
+from duologue.wire.openai_realtime import ServerLimits
+from tests.real_clients.scripted_server import UTTERANCES, Scripted, echo
+
+RATE = 24_000
+
+
+class Caller(ScriptedCaller):
+    """The scripted caller at the provider's rate."""
+
+    @property
+    def traits(self) -> Traits:
+        """See Channel."""
+        return Traits(
+            input_rate=RATE,
+            output_rate=RATE,
+            pacing="paced",
+            acknowledges=True,
+            clears=True,
+            ducks=True,
+            addressee=True,
+        )
+
+    def frame(self, index: int) -> bytes:
+        """The caller's audio frame number `index`."""
+        at = index * 0.02
+        for line in self.lines:
+            if line.at_s <= at + 0.01 < line.at_s + line.seconds:
+                return struct.pack("<h", line.utterance) * 480
+        return bytes(960)
+
+    async def run(self) -> None:
+        """See Channel."""
+        loop = asyncio.get_running_loop()
+        begin = self.begin = loop.time()
+        for index in range(int(self.until_s / 0.02)):
+            await asyncio.sleep(begin + index * 0.02 - loop.time())
+            self._render(loop.time())
+            self.port.audio(self.frame(index), index * 480)
+        self.port.ended("hangup")
+
+
+class Wire:
+    """Two ends of a socket in memory: `client` is a model's transport, `server` a served link's socket."""
+
+    def __init__(self) -> None:
+        self.up: asyncio.Queue[str | None] = asyncio.Queue()
+        self.down: asyncio.Queue[str | tuple[int, str]] = asyncio.Queue()
+        self.broken = False
+        self.silent = False
+        self.sent: list[str] = []
+        self.client = _Client(self)
+        self.server = _Server(self)
+
+    def break_(self) -> None:
+        """The link is reset."""
+        self.broken = True
+        self.up.put_nowait(None)
+        self.down.put_nowait((1006, ""))
+
+
+class _Client:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def send(self, message: str) -> None:
+        if self._wire.broken:
+            raise TransportClosedError
+        self._wire.sent.append(message)
+        self._wire.up.put_nowait(message)
+
+    async def receive(self) -> str:
+        got = await self._wire.down.get()
+        if isinstance(got, tuple):
+            self._wire.broken = True
+            raise TransportClosedError(*got)
+        return got
+
+    async def close(self) -> None:
+        self._wire.broken = True
+        self._wire.up.put_nowait(None)
+
+
+class _Server:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def receive(self) -> str:
+        got = await self._wire.up.get()
+        if got is None:
+            raise SocketClosedError(1000)
+        return got
+
+    async def send(self, message: str | bytes) -> None:
+        if self._wire.broken:
+            raise SocketClosedError
+        if not self._wire.silent:
+            self._wire.down.put_nowait(message if isinstance(message, str) else message.decode())
+
+    async def close(self, code: int, reason: str = "") -> None:
+        self._wire.down.put_nowait((code, reason))
+
+
+class Provider:
+    """A provider of the protocol in memory. `wires` are the links that were opened to it, oldest first."""
+
+    def __init__(self, *, answer: Any = echo, session_s: float = 3600.0, connect_s: float = 0.2) -> None:
+        self.model = Scripted(UTTERANCES, answer)
+        options = ServeOptions(studio=False, as_model=True, openai=ServerLimits(session_s=session_s))
+        self.server = Server(Agent(model=self.model, name="provider"), options)
+        self.realtime = Realtime(self.server)
+        self.wires: list[Wire] = []
+        self.refuse: Callable[[], BaseException | None] = lambda: None
+        self._connect_s = connect_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def connect(self, model: OpenAIRealtime) -> Any:
+        """Opens a link: a model's `connector`."""
+        await asyncio.sleep(self._connect_s)
+        if (error := self.refuse()) is not None:
+            raise error
+        wire = Wire()
+        self.wires.append(wire)
+        serving = self.realtime.serve(wire.server, self.realtime._config(model.model), {}, {})
+        task = asyncio.get_running_loop().create_task(serving)
+        self._tasks.add(task)
+        return wire.client
+
+    async def close(self) -> None:
+        """End what is served."""
+        await self.server.sessions.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def sessions(self) -> list[Session]:
+        """The provider's sessions that are open."""
+        return [call.session for call in self.server.sessions._calls.values()]
+
+
+class Call:
+    """One call of ours, through the provider."""
+
+    def __init__(
+        self, lines: Sequence[Line], until_s: float, provider: Provider, model: Any = None, **agent: Any
+    ) -> None:
+        self.caller = Caller(lines, until_s=until_s)
+        self.provider = provider
+        self.model = model or OpenAIRealtime(api_key="x", connector=provider.connect)
+        given = {"apology": "", "idle_prompt": "", "farewell": "", **agent}
+        self.session = Agent(model=self.model, **given).session(self.caller, tool_runner="inline", id="call")
+
+    async def run(self) -> Session:
+        """Hold the call to its end."""
+        try:
+            async with self.session as session:
+                await session.wait()
+        finally:
+            await self.provider.close()
+        return self.session
