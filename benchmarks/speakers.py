@@ -58,6 +58,16 @@ REQUESTS = (
     "Note that | nobody was | home at the hotel.",
     "I need the | phone number for the | pharmacy.",
     "Now where am I | going next?",
+    "Where is my | next delivery?",
+    "What's the | next address on | my list?",
+    "How many | deliveries do I | have left?",
+    "Who is the next | parcel for?",
+    "Give me | directions to the | bakery.",
+    "Please note that | the gate was | locked.",
+    "Mark the | hotel as | complete, please.",
+    "Tell dispatch that | the van has | a flat tyre.",
+    "Can you give me the | phone number of | the hotel?",
+    "I need to know | what comes after | this one.",
 )
 #: and others, that it does not
 OTHERS = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from duologue import tool
+from duologue import Agent, tool
 from duologue.errors import (
     ConfigurationError,
     CredentialsError,
@@ -30,9 +31,10 @@ from duologue.models import Audio, OpenAIRealtime
 from duologue.models.openai_transport import error_of, error_of_close, error_of_status
 from duologue.speech.vad import EnergyVAD
 from duologue.testing.clock import run_virtual
-from duologue.testing.scripted import Line
+from duologue.testing.scripted import Line, Reply
 from duologue.wire.openai_realtime import SemanticVAD
 from tests.models.realtime_pair import Call, Provider
+from tests.real_clients.scripted_server import echo
 
 
 @tool
@@ -94,9 +96,7 @@ def test_barge_in_after_generation_has_ended_tells_the_provider_what_was_heard()
 
 
 def test_parallel_tools_are_answered_together() -> None:
-    def answer(text: str | None, context: Any) -> Any:
-        from tests.real_clients.scripted_server import Reply, echo
-
+    def answer(text: str | None, context: Any) -> Reply:
         return Reply(tools=(("get_weather", {"city": "Oslo"}), ("get_time", {}))) if text else echo(text, context)
 
     async def run() -> Call:
@@ -178,60 +178,73 @@ def test_a_session_that_expires_is_rotated_before_it_does() -> None:
     assert not call.caller.of(ErrorEvent)
 
 
-def test_a_reset_in_mid_answer_is_recovered_with_the_history() -> None:
+def _broken(at_s: float, lines: list[Line], until_s: float, provider: Provider) -> Call:
+    """A call whose first connection is reset at `at_s`."""
+
     async def run() -> Call:
-        provider = Provider()
-        call = Call([Line(at_s=1.0, utterance=2, seconds=1.0)], 32.0, provider)
+        call = Call(lines, until_s, provider)
 
         async def breaks() -> None:
-            import asyncio
-
-            await asyncio.sleep(4.0)
+            await asyncio.sleep(at_s)
             provider.wires[0].break_()
-
-        import asyncio
 
         task = asyncio.get_running_loop().create_task(breaks())
         await call.run()
         await task
         return call
 
-    call = run_virtual(run())
-    assert len(call.provider.wires) == 2
+    return run_virtual(run())
+
+
+def test_a_reset_while_an_answer_plays_goes_unheard() -> None:
+    call = _broken(4.0, [Line(at_s=1.0, utterance=2, seconds=1.0)], 32.0, Provider())
     (rotated,) = call.caller.of(ConnectionRotated)
     assert rotated.reason.startswith("lost")
-    texts = [entry["item"] for entry in _sent(call.provider, "conversation.item.create", wire=1)]
-    assert texts[0]["content"][0]["text"] == "tell me a story"
-    first, second = call.caller.of(ResponseFinished)[:2]
-    assert first.status == "completed", "what had come is played to its end"
-    assert "sentence number 5" in first.heard
-    assert second.heard == "Here I am.", "and the next connection is asked to go on"
+    (finished,) = call.caller.of(ResponseFinished)
+    assert finished.heard.endswith("number 8 of the story.")
+    replayed = [entry["item"] for entry in _sent(call.provider, "conversation.item.create", wire=1)]
+    assert [item["role"] for item in replayed] == ["user", "assistant"]
+
+
+def test_a_turn_that_a_lost_connection_owed_is_answered_by_the_next_once() -> None:
+    def answer(text: str | None, context: Any) -> Reply:
+        return Reply(text="Late but here.", delay_s=2.0)
+
+    call = _broken(4.0, [Line(at_s=1.0, utterance=1, seconds=1.0)], 14.0, Provider(answer=answer))
+    assert len(call.provider.wires) == 2
+    assert _answers(call)[-1] == "Late but here."
+    assert len([text for text in _answers(call) if text]) == 1
+    assert len(call.caller.of(TurnCommitted)) == 1
 
 
 def test_a_reset_in_mid_speech_loses_nothing_of_what_was_said() -> None:
-    async def run() -> Call:
-        provider = Provider()
-        call = Call([Line(at_s=1.0, utterance=1, seconds=1.0)], 12.0, provider)
-        import asyncio
-
-        async def breaks() -> None:
-            await asyncio.sleep(1.6)
-            provider.wires[0].break_()
-
-        task = asyncio.get_running_loop().create_task(breaks())
-        await call.run()
-        await task
-        return call
-
-    call = run_virtual(run())
+    call = _broken(1.6, [Line(at_s=1.0, utterance=1, seconds=1.0)], 12.0, Provider())
     assert _answers(call) == ["You said hello there."]
     assert len(call.caller.of(TurnCommitted)) == 1
 
 
+def test_a_provider_that_falls_silent_is_replaced() -> None:
+    async def run() -> Call:
+        provider = Provider()
+        call = Call([Line(at_s=1.0, utterance=1, seconds=1.0)], 24.0, provider)
+
+        async def stalls() -> None:
+            await asyncio.sleep(2.72)  # the turn is committed, its answer is on the way
+            provider.wires[0].silent = True
+
+        task = asyncio.get_running_loop().create_task(stalls())
+        await call.run()
+        await task
+        return call
+
+    call = run_virtual(run())
+    (rotated,) = call.caller.of(ConnectionRotated)
+    assert "said nothing" in rotated.reason
+    assert _answers(call)[-1].startswith("You said hello there.")
+
+
 def test_text_only_for_who_reads() -> None:
     async def run() -> Provider:
-        from duologue import Agent
-
         provider = Provider()
         model = OpenAIRealtime(api_key="x", connector=provider.connect)
         async with Agent(model=model).session(text_only=True) as session:

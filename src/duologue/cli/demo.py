@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def demo(*, seed: int = 1, out: Path = Path("demo")) -> int:
+def demo(*, seed: int | None = None, out: Path = Path("demo")) -> int:
     """Hear an agent hold a conversation: a scripted caller phones it, on this machine alone.
 
     Parameters
@@ -17,5 +17,4 @@ def demo(*, seed: int = 1, out: Path = Path("demo")) -> int:
     """
     from ..demo import main
 
-    result: int = main(seed=seed, out=out)
-    return result
+    return main(out=out) if seed is None else main(seed=seed, out=out)

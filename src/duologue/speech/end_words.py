@@ -76,6 +76,8 @@ SUBJECTS = _words("i he she we they")
 DETERMINERS = _words("the a an this these those every each some any no another")
 OBJECTS = _words("me him her us them you it")
 GIVING = _words("tell give send show ask get bring let make help call find")
+#: verbs that want a thing besides the person: "could you give me" is not done
+HANDING = _words("tell give send show bring get")
 POSSESSIVES = _words("my your his her its our their whose")
 WH_ENDS = _words("what where when who which why how whom")
 QUESTION_WORDS = _words("what where when who which why how whose what's where's who's how's when's whats wheres")
@@ -85,6 +87,8 @@ INVERTING = _words(
     isn't aren't wasn't don't doesn't didn't can't couldn't won't wouldn't shouldn't haven't hasn't
     """
 )
+#: auxiliaries that want a verb after their subject
+VERB_OPENERS = _words("do does did can could will would shall should may might must")
 SUBORDINATORS = _words("if when because while although though once unless since after before until whenever whereas as")
 #: a sentence of one or two words that begins so goes on
 FRAGMENT_STARTS = _words("i we they he she it there and but or so because the a an my your our to for with if")

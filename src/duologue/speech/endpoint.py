@@ -20,6 +20,7 @@ from duologue.speech.end_words import (
     FILLERS,
     FRAGMENT_STARTS,
     GIVING,
+    HANDING,
     INVERTING,
     MODIFIERS,
     NEEDS_OBJECT,
@@ -33,6 +34,7 @@ from duologue.speech.end_words import (
     QUESTION_WORDS,
     SUBJECTS,
     SUBORDINATORS,
+    VERB_OPENERS,
     WH_ENDS,
 )
 
@@ -145,9 +147,10 @@ def _ending(words: list[str], text: str, asked: bool) -> float | None:
         return 0.9 if asked and len(words) > 3 else -1.9
     if last in MODIFIERS and before in DETERMINERS | POSSESSIVES:
         return -1.2
-    if last in OBJECTS and len(words) <= 2 and before in GIVING:
+    if last in OBJECTS and (before in HANDING or (len(words) <= 2 and before in GIVING)):
         return -1.2
-    if last in NUMBER_OPENERS:
+    if last in NUMBER_OPENERS and before not in DETERMINERS | POSSESSIVES and words[0] not in QUESTION_WORDS:
+        # "in room" waits for its number; "in my room" and "what's your room number" do not.
         return -2.0
     return None
 
@@ -162,7 +165,8 @@ def _form(words: list[str], text: str, question: str | None) -> float:
     if first in INVERTING and count <= 3 and words[1:2] and words[1] in DETERMINERS | POSSESSIVES:
         return -0.9
     if first in QUESTION_WORDS and count > 2 and words[1] in INVERTING:
-        return 1.9
+        # "How do you" waits for its verb; "how are you" does not.
+        return -1.5 if count == 3 and words[1] in VERB_OPENERS and words[2] in OBJECTS else 1.9
     if first in SUBORDINATORS and "," not in text and count < 9:
         # "if I get there late" announces a main clause, unless it answers a question.
         return 0.2 if question else -1.3
