@@ -12,7 +12,6 @@ from duologue.events import (
     ApprovalInput,
     ErrorEvent,
     ResponseStarted,
-    SessionEnded,
     ToolApprovalNeeded,
     ToolFinished,
     ToolProgress,
@@ -190,7 +189,8 @@ async def test_a_tool_that_goes_wrong_is_told_to_the_model_and_the_call_goes_on(
     assert call.connection.results == [(kind, finished.error)]
     assert call.finished("tool")[0].heard == "It is done."
     assert call.finished("turn")[-1].heard == SHORT
-    assert call.session.ended == SessionEnded(at=12.98, reason="hangup", detail="caller: hangup")
+    assert call.session.ended is not None
+    assert call.session.ended.reason == "hangup"
 
 
 @pytest.mark.parametrize("approved", [True, False])

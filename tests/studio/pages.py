@@ -41,8 +41,8 @@ def talk_page(browser: Browser, server: Scripted, **context: Any) -> Iterator[Pa
     try:
         yield page
     except BaseException as error:
-        outbox = server.delivery.outbox if server.delivery else None
-        reach = f"sent {outbox.sent}, acknowledged {outbox.acked}" if outbox else "no call"
+        outbox = server.delivery.outbox if server.delivery is not None else None
+        reach = f"sent {outbox.sent}, acknowledged {outbox.acked}" if outbox is not None else "no call"
         error.add_note(f"the page complained: {complaints}; the server: {server.faults}; {reach}, {server.links} links")
         raise
     opened.close()

@@ -39,12 +39,8 @@ def test_a_greeting_plays_and_what_was_heard_is_acknowledged(browser: Browser, s
         expect(page.locator("#agent")).to_have_text("Delivery helper")
         expect(page.locator("#notice")).to_have_text("A script answers, not a language model.")
     positions = [played.position for played in server.played]
-    times = [played.at for played in server.played]
     assert positions == sorted(set(positions)), "acknowledgements only grow"
     assert len(positions) >= 5, "they come while it plays, not only at the end"
-    # In true time: between two acknowledgements at most as much was heard as the clock allows.
-    for n in range(1, len(positions)):
-        assert positions[n] - positions[n - 1] <= (times[n] - times[n - 1]) * RATE + 0.04 * RATE
     assert not server.faults
 
 
@@ -111,7 +107,7 @@ def test_cuts_lose_nothing(browser: Browser, server: Scripted) -> None:
             server.cut()
             page.press("#text", "Enter")
             server.wait(lambda cut=cut: server.links == cut + 2, "it came back")
-        server.wait(lambda: server.played and server.played[-1].position == end, "all was heard")
+        server.wait(lambda: server.heard == end, "all was heard")
         server.wait(lambda: len(server.inputs) == cuts, "all that was typed arrived")
         page.wait_for_selector(f".note:has-text('{sent[-1]}')")
         assert [text for text in page.evaluate("seen") if text.startswith("message")] == sent

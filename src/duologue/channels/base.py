@@ -93,6 +93,9 @@ class Channel(ABC):
         """Open it. Raises a typed error if it cannot work; called before the conversation begins."""
         self.port = port
 
+    def opened_at(self, rate: int) -> None:  # noqa: B027 - one that named a rate knows it
+        """The agent's audio will come at `rate` Hz; for a channel that left it to the model."""
+
     async def run(self) -> None:  # noqa: B027 - a channel without an input has nothing to run
         """Carry until the participant leaves. Cancelled when the session ends. Runs in the session's task group."""
 

@@ -133,6 +133,10 @@ class CallableOutput(Channel):
             output_rate=self._rate if self._audio else None, pacing="paced" if self._audio else "none", essential=False
         )
 
+    def opened_at(self, rate: int) -> None:
+        """See Channel."""
+        self.rate = rate
+
     def event(self, event: Event, encoded: bytes) -> None:
         """See Channel."""
         if isinstance(event, Interruption) and event.stage in ("pause", "yield"):

@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from ..audio import check_rate
-from ..client.device import PlaybackDevice
+from ..audio.playback import PlaybackDevice
 from ..errors import ConfigurationError, check_options
 from ..events import ActivityInput, Event
 from .base import Channel, Port, Traits

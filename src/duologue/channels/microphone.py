@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from ..audio import Ring, check_rate
-from ..client.device import PlaybackDevice
+from ..audio.playback import PlaybackDevice
 from ..errors import ConfigurationError, check_options
 from ..events import Event
 from . import echo

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from ..audio import WavWriter
-from ..client.device import PlaybackDevice
+from ..audio.playback import PlaybackDevice
 from ..errors import ConfigurationError
 from .base import Port
 

@@ -104,6 +104,10 @@ class Program(Channel):
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 
+    def opened_at(self, rate: int) -> None:
+        """See Channel."""
+        self.rate = rate
+
     def event(self, event: Event, encoded: bytes) -> None:
         """See Channel."""
         if not self._subscriptions and len(self._early) < _QUEUED:

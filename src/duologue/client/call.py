@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from duologue.client.device import PlaybackDevice, Sink
+from duologue.audio.playback import PlaybackDevice, Sink
 from duologue.client.errors import CallLostError, CallRefusedError, ConnectError
 from duologue.client.link import FAREWELL_S, LinkDriver
 from duologue.client.playout import Playout

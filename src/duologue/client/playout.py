@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from duologue.client.device import PlaybackDevice, Rendered
+from duologue.audio.playback import PlaybackDevice, Rendered
 from duologue.wire.duologue import AgentAudio, Clear, Duck
 
 #: how often playout is acknowledged while something plays

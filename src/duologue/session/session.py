@@ -320,8 +320,7 @@ class Session(ToolContext):
             if traits.output_rate is None or not self.speaks:
                 continue
             rate = traits.output_rate or output_rate
-            if isinstance(channel, Program):
-                channel.rate = rate
+            channel.opened_at(rate)
             lag = traits.lag_s or (0.06 if traits.acknowledges else 0.0)
             port.listener = Listener(channel, self.conductor.responses, self._loop, rate=rate, lag_s=lag)
             self.conductor.responses.listeners.append(port.listener)

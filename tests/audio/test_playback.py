@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duologue.client import PlaybackDevice, Rendered
+from duologue.audio.playback import PlaybackDevice, Rendered
 
 RATE = 1000  # one sample a millisecond; quanta of ten
 
