@@ -212,8 +212,7 @@ def test_a_turn_that_a_lost_connection_owed_is_answered_by_the_next_once() -> No
 
     call = _broken(4.0, [Line(at_s=1.0, utterance=1, seconds=1.0)], 14.0, Provider(answer=answer))
     assert len(call.provider.wires) == 2
-    assert _answers(call)[-1] == "Late but here."
-    assert len([text for text in _answers(call) if text]) == 1
+    assert _answers(call) == ["Late but here."]
     assert len(call.caller.of(TurnCommitted)) == 1
 
 
@@ -225,11 +224,11 @@ def test_a_reset_in_mid_speech_loses_nothing_of_what_was_said() -> None:
 
 def test_a_provider_that_falls_silent_is_replaced() -> None:
     async def run() -> Call:
-        provider = Provider()
+        provider = Provider(answer=lambda text, context: Reply(text="Here.", delay_s=1.0))
         call = Call([Line(at_s=1.0, utterance=1, seconds=1.0)], 24.0, provider)
 
         async def stalls() -> None:
-            await asyncio.sleep(2.72)  # the turn is committed, its answer is on the way
+            await asyncio.sleep(3.0)  # the turn is committed, its answer is on the way
             provider.wires[0].silent = True
 
         task = asyncio.get_running_loop().create_task(stalls())
@@ -240,7 +239,7 @@ def test_a_provider_that_falls_silent_is_replaced() -> None:
     call = run_virtual(run())
     (rotated,) = call.caller.of(ConnectionRotated)
     assert "said nothing" in rotated.reason
-    assert _answers(call)[-1].startswith("You said hello there.")
+    assert _answers(call) == ["Here."]
 
 
 def test_text_only_for_who_reads() -> None:

@@ -31,9 +31,9 @@ class EndpointingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         pause_memory: weight of the newest pause in the running mean.
     """
 
-    shortest_ms: float = 260.0
+    shortest_ms: float = 270.0
     longest_ms: float = 1800.0
-    curve: float = 1.5
+    curve: float = 1.7
     unknown: float = 0.25
     hard_max_ms: float = 2800.0
     provider_max_ms: float = 10_000.0

@@ -47,6 +47,8 @@ logger = logging.getLogger("duologue.models.cascade")
 
 #: new speech after which what was said so far is recognised again, seconds
 _PARTIAL_S = 0.32
+#: share of the time that this may take: on a busy machine it is done less often, so that the end of a turn does not wait for it
+_PARTIAL_SHARE = 0.25
 #: an utterance longer than this is settled at its next pause, so that recognising it again stays quick (samples)
 _SETTLE = int(7.0 * STT_RATE)
 #: probability of speech from which a window opens an utterance
@@ -222,12 +224,15 @@ class CascadeConnection(Connection):
         return self._vad.window
 
     async def _recognise_partial(self) -> None:
+        began, position = self._context.now(), self._position
         try:
             transcript = await self._stt.partial()
         except (OverloadedError, SupersededError):
             return  # partials are a luxury
         finally:
             self._partial_running = False
+            took = self._context.now() - began
+            self._partial_due = max(self._partial_due, position + int(took / _PARTIAL_SHARE * STT_RATE))
         if transcript is not None and transcript.text and self._open_at is not None:
             self._context.report(Recognised(text=self._joined(transcript.text)))
 
@@ -311,6 +316,10 @@ class CascadeConnection(Connection):
         text = await self._settled_text()
         now = self._context.now()
         self._context.report(Measured(point="stt_final", now=now, turn=turn))
+        stale = self._speculation
+        if stale is not None and stale.turn == turn and stale.text != text:
+            # It answers half a sentence. What is reported next may open the gate, so it must be gone by then.
+            self.cancel(stale.response)
         if turn != self._committed:
             probability = await self._probability(text)
             # First how sure, then what: the text is what lets the floor act.

@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from ..audio import Resampler, Ring
+import msgspec
+
+from ..audio import Ring
 from ..engine.conversation import Item
 from ..engine.rotation import CutOver, GiveUp, Open, Order, Rotation, RotationOptions
 from ..errors import DuologueError, ModelConnectionError
@@ -33,12 +35,15 @@ from .base import (
     Evidence,
     Lost,
     Model,
+    ProviderCommitted,
     ProviderSpeech,
+    Said,
     Setup,
     SpeechWindow,
     Spoke,
-    SpokenWord,
+    ToolRequested,
 )
+from .links import Link, Owed
 
 logger = logging.getLogger("duologue.models.supervisor")
 
@@ -52,6 +57,8 @@ _KEEP_S = 60.0
 _PREROLL_S = 1.0
 #: an answer is owed and the provider has said nothing for so long: it has stalled
 STALL_S = 8.0
+#: responses of whose other name is kept
+_REMEMBERED = 64
 #: instruction to a link that takes over in the middle of an answer
 _GO_ON = (
     "You were cut off in the middle of your last answer. Go on from where it stopped, without greeting or repeating."
@@ -68,94 +75,18 @@ class Overseer(Protocol):
         """A link was lost or could not be opened; `retry_in_s` is negative when nothing more is tried."""
 
 
-class _Owed:
-    """An answer that a link owes: to a turn, or to a command."""
+class _Made:
+    """What a response under way has come to."""
 
-    __slots__ = ("end", "instructions", "kind", "origin", "response", "text", "turn")
+    __slots__ = ("audible", "calls", "loose", "text", "turn")
 
-    def __init__(
-        self,
-        kind: Literal["turn", "respond", "say"],
-        *,
-        turn: str = "",
-        response: str = "",
-        text: str = "",
-        end: int = 0,
-    ) -> None:
-        self.kind = kind
-        self.turn = turn
-        self.response = response
-        self.text = text
-        self.end = end  # position of the end of the turn on the user's track
-        self.origin: ResponseOrigin = "turn"
-        self.instructions = ""
-
-
-class _Link:
-    """One connection below the supervisor, and the session as that connection sees it."""
-
-    def __init__(self, supervisor: Supervisor, model: Model, generation: int) -> None:
-        self._supervisor = supervisor
-        self.model = model
-        self.generation = generation
-        self.connection: Connection | None = None
-        self.ready = False
-        self.dead = False
-        mine, theirs = model.capabilities, supervisor.capabilities
-        self._up = Resampler(theirs.input_rate, mine.input_rate) if mine.input_rate != theirs.input_rate else None
-        self.input_rate = mine.input_rate
-        self.output_rate = mine.output_rate
-        self.down: dict[str, Resampler] = {}
-        self._position: int | None = None
-
-    def audio(self, pcm: bytes, position: int) -> None:
-        """User audio at the session's rate."""
-        assert self.connection is not None
-        if self._up is None:
-            self.connection.audio(pcm, position)
-            return
-        if self._position is None:
-            self._position = position * self.input_rate // self._supervisor.capabilities.input_rate
-        pcm = self._up.feed(pcm)
-        if pcm:
-            self.connection.audio(pcm, self._position)
-            self._position += len(pcm) // 2
-
-    # the context of the connection
-
-    @property
-    def speaks(self) -> bool:
-        return self._supervisor.context.speaks
-
-    def report(self, evidence: Evidence) -> None:
-        if not self.dead:
-            self._supervisor.evidence(self, evidence)
-
-    def next_response(self) -> str:
-        return self._supervisor.context.next_response()
-
-    def history(self) -> Sequence[Item]:
-        return self._supervisor.context.history()
-
-    def setup(self) -> Setup:
-        return self._supervisor.context.setup()
-
-    def room(self, response: str) -> Awaitable[None]:
-        return self._supervisor.context.room(response)
-
-    def now(self) -> float:
-        return self._supervisor.context.now()
-
-    def spawn(self, run: Callable[[], Awaitable[None]], name: str) -> None:
-        async def guarded() -> None:
-            try:
-                await run()
-            except Exception as error:
-                logger.debug("generation %d: %s failed", self.generation, name, exc_info=True)
-                lost = error if isinstance(error, DuologueError) else ModelConnectionError(f"{name} failed: {error!r}")
-                self.report(Lost(error=lost))
-
-        self._supervisor.context.spawn(guarded, name)
+    def __init__(self, began: Began) -> None:
+        self.turn = began.turn
+        #: the provider made it by itself and says of no turn that it answers it: it answers the one that is owed
+        self.loose = began.origin == "turn" and not began.turn
+        self.text = False
+        self.audible = False
+        self.calls = False
 
 
 class Supervisor(Connection):
@@ -179,8 +110,8 @@ class Supervisor(Connection):
             options or RotationOptions(), len(self.models), random.random() if dice is None else dice
         )
         self._loop = asyncio.get_running_loop()
-        self._active: _Link | None = None
-        self._next: _Link | None = None
+        self._active: Link | None = None
+        self._next: Link | None = None
         self._generation = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
@@ -189,8 +120,13 @@ class Supervisor(Connection):
         keep = any(not candidate.capabilities.in_process for candidate in self.models)
         self._ring = Ring(int(_KEEP_S * self.capabilities.input_rate) * 2) if keep else None
         self._position = 0
-        self._owed: _Owed | None = None
-        self._in_flight: dict[str, bool] = {}  # responses the active link is making: whether audio came
+        self._owed: Owed | None = None
+        self._in_flight: dict[str, _Made] = {}  # responses that the link in use is making
+        self._reuse = ""  # a response that the link before had begun, for the one in use to make
+        self._alias: dict[str, str] = {}  # by the link's id of such a response: the session's
+        self._committed_to = 0  # position of the end of the last committed turn
+        self._heard_to = 0  # position of the end of the last window reported
+        self._calm = True  # what the rotation was told
         self._typed = ""
         self._quiet = True
         self._closed = False
@@ -245,7 +181,7 @@ class Supervisor(Connection):
     def _spawn_open(self, order: Open) -> None:
         self._generation += 1
         model = self.models[order.candidate]
-        link = _Link(self, model, self._generation)
+        link = Link(self, model, self._generation)
         self._next = link
 
         async def attempt() -> None:
@@ -266,7 +202,7 @@ class Supervisor(Connection):
         logger.debug("generation %d: opening %s (%s)", link.generation, model.name, order.reason)
         self.context.spawn(attempt, f"opening {model.name}")
 
-    def _attempt_failed(self, link: _Link, error: BaseException) -> None:
+    def _attempt_failed(self, link: Link, error: BaseException) -> None:
         link.dead = True
         if isinstance(error, TimeoutError):
             error = ModelConnectionError(f"{link.model.name} did not open within {_OPEN_S:g} s.")
@@ -297,48 +233,77 @@ class Supervisor(Connection):
         if old is not None:
             old.dead = True
             self.context.spawn(lambda: self._close_link(old), "closing the connection before")
-        interrupted = self._end_in_flight() if old is not None else False
-        link.connection.begin(self.context.history())
-        replayed = self._replay(link) if old is not None or self._position else 0
+        interrupted = self._end_in_flight()
+        owed, history = self._owed, list(self.context.history())
+        text = self._text_of(owed, history)
+        if owed is not None and text:
+            # The turn is put to the new link by its text: it must not be in the history too.
+            history = [item for item in history if not (item.kind == "user" and item.id == owed.turn)]
+        start, end = self._unanswered(owed.end if owed is not None and text else 0)
+        link.replayed_to = end
+        link.repeats = owed is not None and owed.kind == "turn"
         if old is None and not self._first.done():
             self._first.set_result(None)
         else:
             reason = order.reason + (" (forced)" if order.forced else "")
-            self._overseer.rotated(link.generation, link.model, reason, replayed * 1000 // self.capabilities.input_rate)
-        self._pay(link, interrupted)
+            ms = (end - start) * 1000 // self.capabilities.input_rate
+            self._overseer.rotated(link.generation, link.model, reason, ms)
+        link.connection.begin(history)
+        self._replay(link, start, end)
+        self._pay(link, interrupted, text)
+
+    def _text_of(self, owed: Owed | None, history: Sequence[Item]) -> str:
+        """What the user said in the turn that is owed an answer, if that is known."""
+        if owed is None or owed.kind != "turn":
+            return ""
+        said = (item.text for item in reversed(history) if item.kind == "user" and item.id == owed.turn)
+        return next(said, "") or owed.text
 
     def _end_in_flight(self) -> bool:
-        """What the link before was making ends where it is. Whether something of it can be heard."""
-        audible = False
-        for response, audio in list(self._in_flight.items()):
-            audible = audible or audio
-            if audio:
+        """What the link before was making ends where it is. Whether something of it can be heard, and was to go on."""
+        interrupted = False
+        owed, self._reuse = self._owed, ""
+        for response, made in list(self._in_flight.items()):
+            del self._in_flight[response]
+            if made.calls:
+                # Its tools run, and their results will be answered. Asked again, it would call them twice.
+                self._owed = None
                 self.context.report(Ended(response=response))
-        self._in_flight.clear()
-        return audible
+            elif made.audible:
+                interrupted = True
+                self.context.report(Ended(response=response))
+            elif owed is not None and not made.text and owed.is_answered_by(response, made.turn):
+                self._reuse = response  # nobody has noticed anything of it: the next link makes it
+            else:
+                self.context.report(Ended(response=response, status="cancelled"))
+        return interrupted and self._owed is not None
 
-    def _replay(self, link: _Link) -> int:
-        """Give the new link the user audio that nobody answered. Returns how many samples that was."""
+    def _unanswered(self, after: int) -> tuple[int, int]:
+        """The user audio that nobody answered, from position `after` on."""
         if self._ring is None:
-            return 0
-        ring = self._ring
-        start, end = ring.start, ring.end
+            return self._position, self._position
+        return min(max(self._ring.start, after), self._ring.end), self._ring.end
+
+    def _replay(self, link: Link, start: int, end: int) -> None:
+        """Give the new link the user audio that nobody answered."""
+        if self._ring is None:
+            return
         step = self.capabilities.input_rate // 50
         for position in range(start, end, step):
-            link.audio(ring.read_from(position, min(step, end - position)), position)
-        return end - start
+            link.audio(self._ring.read_from(position, min(step, end - position)), position)
 
-    def _pay(self, link: _Link, interrupted: bool) -> None:
+    def _pay(self, link: Link, interrupted: bool, text: str) -> None:
         """An answer was owed by the link before: have the new one give it."""
         owed = self._owed
         assert link.connection is not None
         if owed is None:
             return
         if interrupted:
-            link.connection.respond(self.context.next_response(), _GO_ON, "turn")
-        elif owed.kind == "turn":
-            if owed.text:
-                link.connection.text(owed.turn, owed.text)
+            owed = self._owed = Owed("respond", response=self.context.next_response(), end=owed.end)
+            owed.instructions, owed.origin = _GO_ON, "turn"
+        if owed.kind == "turn":
+            if text:
+                link.connection.text(owed.turn, text)
             link.connection.commit(owed.turn)
         elif owed.kind == "say":
             link.connection.say(owed.response, owed.text, owed.origin)
@@ -346,7 +311,7 @@ class Supervisor(Connection):
             link.connection.respond(owed.response, owed.instructions, owed.origin)
         self._watch()
 
-    async def _close_link(self, link: _Link) -> None:
+    async def _close_link(self, link: Link) -> None:
         link.dead = True
         if link.connection is None:
             return
@@ -358,7 +323,7 @@ class Supervisor(Connection):
 
     # ------------------------------------------------------------------ evidence
 
-    def evidence(self, link: _Link, evidence: Evidence) -> None:
+    def evidence(self, link: Link, evidence: Evidence) -> None:
         """Take what a link reports, if it is the one in use."""
         if isinstance(evidence, Lost):
             self._link_lost(link, evidence.error)
@@ -368,22 +333,69 @@ class Supervisor(Connection):
         if isinstance(evidence, Ending):
             self._obey(self._rotation.ending(evidence.in_s, self._now()))
             return
-        if isinstance(evidence, Spoke):
-            self._in_flight[evidence.response] = True
-            if link.output_rate != self.capabilities.output_rate:
-                evidence = self._converted(link, evidence)
-        elif isinstance(evidence, Began):
-            self._in_flight[evidence.response] = False
-        elif isinstance(evidence, Ended):
-            self._answered(evidence)
-            link.down.pop(evidence.response, None)
-        elif isinstance(evidence, SpeechWindow | ProviderSpeech) and link.input_rate != self.capabilities.input_rate:
-            evidence = _rescaled(evidence, self.capabilities.input_rate / link.input_rate)
         if self._stall is not None:
             self._watch()
-        self.context.report(evidence)
+        if isinstance(evidence, SpeechWindow | ProviderSpeech | ProviderCommitted):
+            if (news := self._news(link, evidence)) is not None:
+                self.context.report(news)
+            return
+        if (response := getattr(evidence, "response", None)) is None:
+            self.context.report(evidence)
+            return
+        if isinstance(evidence, Began) and self._begun_again(evidence):
+            return
+        if (ours := self._alias.get(response)) is not None:
+            evidence = msgspec.structs.replace(evidence, response=ours)
+        self._note(link, evidence)
+        self.context.report(evidence if not isinstance(evidence, Spoke) else link.converted(evidence))
 
-    def _link_lost(self, link: _Link, error: DuologueError) -> None:
+    def _news(self, link: Link, evidence: SpeechWindow | ProviderSpeech | ProviderCommitted) -> Evidence | None:
+        """What a link says of the user, as far as the floor does not know it: a replay is heard a second time."""
+        if isinstance(evidence, ProviderCommitted):
+            return None if link.repeats else evidence
+        evidence = link.rescaled(evidence)
+        known = min(link.replayed_to, self._committed_to)
+        if isinstance(evidence, SpeechWindow):
+            if evidence.end <= max(self._heard_to, known):
+                return None
+            self._heard_to = evidence.end
+        elif evidence.position < known:
+            return None
+        elif evidence.fact == "started":
+            link.repeats = False
+        return evidence
+
+    def _begun_again(self, began: Began) -> bool:
+        """Whether this is the response that the link before had begun, and nobody has noticed anything of."""
+        reuse, owed = self._reuse, self._owed
+        if not reuse or owed is None or not owed.is_answered_by(began.response, began.turn):
+            return False
+        self._reuse = ""
+        if began.response != reuse:
+            self._alias[began.response] = reuse
+            while len(self._alias) > _REMEMBERED:
+                del self._alias[next(iter(self._alias))]
+        self._in_flight[reuse] = _Made(began)
+        return True
+
+    def _note(self, link: Link, evidence: Evidence) -> None:
+        """Keep account of the responses under way."""
+        match evidence:
+            case Began():
+                self._in_flight[evidence.response] = _Made(evidence)
+            case Said() if (made := self._in_flight.get(evidence.response)) is not None:
+                made.text = True
+                made.audible = made.audible or not self.context.speaks
+            case Spoke() if (made := self._in_flight.get(evidence.response)) is not None:
+                made.audible = True
+            case ToolRequested() if (made := self._in_flight.get(evidence.response)) is not None:
+                made.calls = True
+            case Ended():
+                if tail := link.tail(evidence.response):
+                    self.context.report(Spoke(response=evidence.response, pcm=tail))
+                self._answered(evidence)
+
+    def _link_lost(self, link: Link, error: DuologueError) -> None:
         if link.dead:
             return
         self._last_error = error
@@ -397,20 +409,22 @@ class Supervisor(Connection):
             self._obey(self._rotation.failed(str(error), error.retryable, self._now()))
 
     def _answered(self, ended: Ended) -> None:
-        """A response was made in full: what it answered need not be replayed any more."""
-        self._in_flight.pop(ended.response, None)
+        """A response is over: what it answered need not be replayed any more."""
+        made = self._in_flight.pop(ended.response, None)
         owed = self._owed
-        if owed is not None and ended.status == "completed" and not self._in_flight:
-            self._owed = None
-            self._unwatch()
-            if self._ring is not None and owed.kind == "turn":
-                self._ring.discard_until(owed.end)
+        if owed is None or made is None:
+            return
+        if not (made.loose and owed.kind == "turn") and not owed.is_answered_by(ended.response, made.turn):
+            return
+        self._settled()
+        if self._ring is not None and owed.kind == "turn":
+            self._ring.discard_until(owed.end)
 
-    def _converted(self, link: _Link, spoke: Spoke) -> Spoke:
-        rate, target = link.output_rate, self.capabilities.output_rate
-        resampler = link.down.setdefault(spoke.response, Resampler(rate, target))
-        words = tuple(SpokenWord(w.text, w.start * target // rate, w.end * target // rate) for w in spoke.words)
-        return Spoke(response=spoke.response, pcm=resampler.feed(spoke.pcm), words=words)
+    def _settled(self) -> None:
+        """Nothing is owed any more."""
+        self._owed = None
+        self._unwatch()
+        self._tell_quiet()
 
     # ------------------------------------------------------------------ stall
 
@@ -447,17 +461,25 @@ class Supervisor(Connection):
 
     def quiet(self, quiet: bool) -> None:
         """See Connection."""
-        if quiet != self._quiet:
-            self._quiet = quiet
-            self._obey(self._rotation.quiet(quiet and self._owed is None, self._now()))
+        self._quiet = quiet
+        self._tell_quiet()
+
+    def _tell_quiet(self) -> None:
+        """A change goes unnoticed where nobody speaks and no link owes anything."""
+        calm = self._quiet and self._owed is None
+        if calm != self._calm:
+            self._calm = calm
+            self._obey(self._rotation.quiet(calm, self._now()))
 
     def _live(self) -> Connection | None:
         """The link in use, if there is one that is not lost."""
         link = self._active
         return link.connection if link is not None and not link.dead else None
 
-    def _owe(self, owed: _Owed) -> None:
+    def _owe(self, owed: Owed) -> None:
         self._owed = owed
+        self._reuse = ""
+        self._tell_quiet()
         self._watch()
 
     def text(self, turn: str, text: str) -> None:
@@ -486,14 +508,14 @@ class Supervisor(Connection):
     def commit(self, turn: str) -> None:
         """See Connection."""
         typed, self._typed = self._typed, ""
-        self._owe(_Owed("turn", turn=turn, text=typed, end=self._position))
+        self._committed_to = self._position
+        self._owe(Owed("turn", turn=turn, text=typed, end=self._position))
         if (live := self._live()) is not None:
             live.commit(turn)
 
     def reopen(self, turn: str) -> None:
         """See Connection."""
-        self._owed = None
-        self._unwatch()
+        self._settled()
         if (live := self._live()) is not None:
             live.reopen(turn)
 
@@ -504,7 +526,7 @@ class Supervisor(Connection):
 
     def respond(self, response: str, instructions: str, origin: ResponseOrigin) -> None:
         """See Connection."""
-        owed = _Owed("respond", response=response, end=self._position)
+        owed = Owed("respond", response=response, end=self._position)
         owed.instructions, owed.origin = instructions, origin
         self._owe(owed)
         if (live := self._live()) is not None:
@@ -512,7 +534,7 @@ class Supervisor(Connection):
 
     def say(self, response: str, text: str, origin: ResponseOrigin) -> None:
         """See Connection."""
-        owed = _Owed("say", response=response, text=text, end=self._position)
+        owed = Owed("say", response=response, text=text, end=self._position)
         owed.origin = origin
         if self._owed is None:
             self._owe(owed)
@@ -521,18 +543,24 @@ class Supervisor(Connection):
 
     def cancel(self, response: str) -> None:
         """See Connection."""
-        self._in_flight.pop(response, None)
-        if not self._in_flight:
-            self._owed = None
-            self._unwatch()
+        made = self._in_flight.pop(response, None)
+        owed = self._owed
+        if owed is not None and (made is None or owed.is_answered_by(response, made.turn)) and not self._in_flight:
+            self._settled()
+        if response == self._reuse:
+            self._reuse = ""
         if (live := self._live()) is not None:
-            live.cancel(response)
+            live.cancel(self._theirs(response))
 
     def truncate(self, response: str, samples: int) -> None:
         """See Connection."""
         link = self._active
         if link is not None and (live := self._live()) is not None:
-            live.truncate(response, samples * link.output_rate // self.capabilities.output_rate)
+            live.truncate(self._theirs(response), samples * link.output_rate // self.capabilities.output_rate)
+
+    def _theirs(self, response: str) -> str:
+        """The id under which the link in use knows a response."""
+        return next((theirs for theirs, ours in self._alias.items() if ours == response), response)
 
     def tool_result(self, call: str, name: str, text: str, *, error: bool) -> None:
         """See Connection. Without a link the result waits in the history, which the next one is given."""
@@ -568,12 +596,3 @@ class Supervisor(Connection):
         for link in (self._active, self._next):
             if link is not None:
                 await self._close_link(link)
-
-
-def _rescaled(evidence: SpeechWindow | ProviderSpeech, factor: float) -> Evidence:
-    """Positions of a link's own input rate, at the session's."""
-    if isinstance(evidence, ProviderSpeech):
-        return ProviderSpeech(fact=evidence.fact, position=round(evidence.position * factor))
-    return SpeechWindow(
-        start=round(evidence.start * factor), end=round(evidence.end * factor), probability=evidence.probability
-    )

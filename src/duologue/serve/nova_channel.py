@@ -1,8 +1,8 @@
 """A client of Nova Sonic as a channel of a session: its events become inputs, the session's events become the protocol's.
 
 The floor is the session's. The wire carries bursts: audio leaves as fast as it is made, each sentence behind its text, and the
-client drops what it has not played when it is told of an interruption. How much it had played it has no way to say: what counts as
-heard is our estimate.
+client drops what it has not played when it is told of an interruption. How much it had played it has no way to say: what
+counts as heard is our estimate.
 """
 
 from __future__ import annotations

@@ -212,6 +212,7 @@ async def serving_nova(
     sessions = agent if isinstance(agent, Sessions) else _sessions(agent, options)
     app = NovaServer(sessions, options)
     listener = _bind(options)
+    listener.listen(128)  # from here on nobody is turned away, though the server has yet to take its first connection
     port = listener.getsockname()[1]
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
@@ -229,7 +230,7 @@ async def serving_nova(
 
     if own and isinstance(agent, Agent):
         await agent.model.warm_up()
-    task = asyncio.ensure_future(serve(app, config, shutdown_trigger=shutdown))  # type: ignore[arg-type]
+    task = asyncio.ensure_future(serve(app, config, shutdown_trigger=shutdown))
     try:
         await asyncio.sleep(0)
         yield RunningNova(options, port, certificate, app)

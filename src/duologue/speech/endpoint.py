@@ -174,8 +174,18 @@ def _form(words: list[str], text: str, question: str | None) -> float:
         return 1.9 if count > 2 else 0.3
     if first in FRAGMENT_STARTS and count < 3:
         return -0.6
+    if words in (["how", "many"], ["how", "much"], ["how", "long"], ["how", "far"], ["which", "one"]):
+        return 1.9 if question else -0.3
     if question:
         return 1.9
+    if first in DETERMINERS | POSSESSIVES and count < 5 and not any(_finite(word) for word in words):
+        # "The washing machine" has no verb yet.
+        return -0.6
     if count == 1:
         return 0.1
     return 1.5 if count > 2 else 0.9
+
+
+def _finite(word: str) -> bool:
+    """Whether a word may be the verb of a sentence about something: "is", "needs", "closed", "it's"."""
+    return word in INVERTING or "'" in word or word.endswith(("ed", "s"))

@@ -28,8 +28,8 @@ _CHUNK = {":event-type": "chunk", ":content-type": "application/json", ":message
 _CLIENT_CHUNK = {":message-type": "event", ":event-type": "chunk", ":content-type": "application/json"}
 
 
-class _Bytes(msgspec.Struct):
-    bytes: bytes
+class _Bytes(msgspec.Struct, rename={"data": "bytes"}):
+    data: bytes
 
 
 _bytes = msgspec.json.Decoder(_Bytes)
@@ -123,7 +123,7 @@ def unwrap(frame: Frame) -> bytes:
         kind = f"{frame.text(':message-type')}/{frame.text(':event-type')}"
         raise ProtocolError(f"A frame is {kind!r} where a chunk was due.", code="nova_frame")
     try:
-        return _bytes.decode(frame.payload).bytes
+        return _bytes.decode(frame.payload).data
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise ProtocolError(f"A chunk carries no bytes ({error}).", code="nova_frame") from None
 
