@@ -161,9 +161,7 @@ class Speakers:
             voice.name,
         )
 
-    async def hesitant(
-        self, marked: str, voice: Voice, chance: random.Random, *, anywhere: bool = False
-    ) -> Utterance:
+    async def hesitant(self, marked: str, voice: Voice, chance: random.Random, *, anywhere: bool = False) -> Utterance:
         """A sentence with a pause at one of its marks (`anywhere`: between any two words), drawn by `chance`; one in
         three of those with two marks pauses at both."""
         if anywhere:

@@ -143,9 +143,11 @@ def measure(options: Options) -> Result:
     excerpt_s = 24.0 if options.quick else 31.0
     virtual = run_virtual(call(script(31.5, options.seed), excerpt_s))
     real = asyncio.run(call(script(31.5, options.seed), excerpt_s))
-    same = virtual.decisions == real.decisions and [event.heard for event in virtual.caller.of(ResponseFinished)][
-        :-1
-    ] == [event.heard for event in real.caller.of(ResponseFinished)][:-1]
+    same = (
+        virtual.decisions == real.decisions
+        and [event.heard for event in virtual.caller.of(ResponseFinished)][:-1]
+        == [event.heard for event in real.caller.of(ResponseFinished)][:-1]
+    )
 
     turns = hour.count(TurnCommitted)
     counts: Mapping[str, int] = {

@@ -90,7 +90,7 @@ class Heard(NamedTuple):
 
 def spoken(text: str) -> str:
     """Text with digits as they are read out one by one, which is how the example says telephone numbers."""
-    digits = "zero one two three four five six seven eight nine".split()
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     text = re.sub(r"\d(?:[\d ,-]*\d)?", lambda run: "".join(f" {digits[int(c)]} " for c in run[0] if c.isdigit()), text)
     return re.sub(r"\boh\b", "zero", text, flags=re.IGNORECASE)
 

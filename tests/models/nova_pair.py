@@ -72,9 +72,7 @@ class Wire:
     def texts(self, role: str) -> list[str]:
         """What the client sent in text blocks of a role."""
         blocks = {block["contentName"]: block for block in self.of("contentStart") if block["type"] == "TEXT"}
-        return [
-            event["content"] for event in self.of("textInput") if blocks[event["contentName"]]["role"] == role
-        ]
+        return [event["content"] for event in self.of("textInput") if blocks[event["contentName"]]["role"] == role]
 
 
 class Client:
@@ -143,7 +141,12 @@ class Provider:
     """A provider of the protocol in memory. `wires` are the streams that were opened to it, oldest first."""
 
     def __init__(
-        self, *, answer: Any = echo, limits: StreamLimits | None = None, connect_s: float = 0.2, life_s: float | None = None
+        self,
+        *,
+        answer: Any = echo,
+        limits: StreamLimits | None = None,
+        connect_s: float = 0.2,
+        life_s: float | None = None,
     ) -> None:
         self.model = Scripted(UTTERANCES, answer, rate=RATE)
         self.limits = limits or StreamLimits()

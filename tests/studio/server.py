@@ -145,11 +145,6 @@ class Scripted:
         return len(self.hellos)
 
     @property
-    def heard(self) -> int:
-        """Playout position as acknowledged, be it with `played` or with a resume."""
-        return self.delivery.played if self.delivery else 0
-
-    @property
     def tone(self) -> bytes:
         """All user audio, as PCM16."""
         return b"".join(frame.pcm for frame in self.audio)

@@ -93,7 +93,7 @@ def test_cuts_lose_nothing(browser: Browser, server: Scripted) -> None:
         page.evaluate("""() => {
             window.seen = [];
             new MutationObserver((list) => {
-                for (const { addedNodes } of list) seen.push(...Array.from(addedNodes, (node) => node.innerText));
+                for (const { addedNodes } of list) for (const node of addedNodes) seen.push(node.innerText);
             }).observe(document.getElementById("log"), { childList: true });
         }""")
         sent: list[str] = []
@@ -107,7 +107,7 @@ def test_cuts_lose_nothing(browser: Browser, server: Scripted) -> None:
             server.cut()
             page.press("#text", "Enter")
             server.wait(lambda cut=cut: server.links == cut + 2, "it came back")
-        server.wait(lambda: server.heard == end, "all was heard")
+        server.wait(lambda: server.played and server.played[-1].position == end, "all was heard")
         server.wait(lambda: len(server.inputs) == cuts, "all that was typed arrived")
         page.wait_for_selector(f".note:has-text('{sent[-1]}')")
         assert [text for text in page.evaluate("seen") if text.startswith("message")] == sent

@@ -113,7 +113,9 @@ async def record(seed: int, out: Path, console: Console) -> Recorded:
     pcm = tape.stereo()
     write_wav(out / "call.wav", pcm, tape.rate, channels=2)
     story = tell(read_records(journal), runs, tape.rate, len(pcm) / 4 / tape.rate)
-    (out / "call.html").write_text(page(story, pcm, tape.rate, title="A call with the delivery assistant"), encoding="utf-8")
+    (out / "call.html").write_text(
+        page(story, pcm, tape.rate, title="A call with the delivery assistant"), encoding="utf-8"
+    )
     return Recorded(
         script=part,
         wav=out / "call.wav",

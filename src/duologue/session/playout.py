@@ -24,7 +24,9 @@ FRAME_S = 0.02
 CLEAR_BOUND_S = 0.5
 #: how long acknowledgements may trail behind the estimated end before a response is settled without them
 _SETTLE_S = 0.8
-#: time in which ducking takes effect in the samples themselves
+#: room for a frame that is short of it by rounding (seconds)
+_HAIR_S = 0.0005
+#: lead of a listener that is given everything as it is made
 _NEVER_LEAD = 1e9
 
 
@@ -117,39 +119,42 @@ class Listener:
         self._timer = None if self._closed else self.loop.call_at(at, self._tick)
 
     def _tick(self) -> None:
+        """Settle what was heard, hand over what there is room for, and come back when there is room for a frame more."""
         self._timer = None
-        loop_now = self.loop.time()
         # A timer may come a hair early by the clock's resolution; its due time is the truth for pacing.
-        now = max(loop_now, self._timer_at)
+        now = max(self.loop.time(), self._timer_at)
         if self.away or self._closed:
             return
-        self._settle(now)
+        if self._unsettled or self.current is None:
+            self._settle(now)
+        due: float | None = None
         if not (self.held or self.ledger.clearing):
-            while True:
-                if self.current is None and not self._next():
+            frames = self.frames
+            room = self.ledger.room_s(now)
+            while (response := self.current) is not None or (response := self._next()) is not None:
+                if room < FRAME_S - _HAIR_S:
+                    due = now + FRAME_S - room
                     break
-                assert self.current is not None
-                room = self.ledger.room_s(now)
-                if room < FRAME_S:
-                    self._schedule(now + max(FRAME_S - room, 0.002))
-                    return
-                if not self._hand_over(self.current, now):
+                if not self._hand_over(response, now):
                     break
+                room -= FRAME_S
+            if frames != self.frames:
                 self.stage.after_frame(now)
-        due = self._next_settlement(now)
+        if due is None:
+            due = self._next_settlement(now)
         if due is not None:
             self._schedule(due)
 
-    def _next(self) -> bool:
+    def _next(self) -> Response | None:
         response = self.stage.playable(self)
         if response is None:
-            return False
+            return None
         self.current = response
         self.offset = 0
         self._had.add(response.id)
         self._sent_of[response.id] = 0
         self._resampler = Resampler(response.rate, self.rate) if response.rate != self.rate else None
-        return True
+        return response
 
     def _hand_over(self, response: Response, now: float) -> bool:
         """Hand over a frame. False if there is nothing to hand over now."""
@@ -214,7 +219,8 @@ class Listener:
         self.stage.progressed(self, now)
         if self._unsettled and position >= self._unsettled[0][1]:
             self._settle(now)
-        self.kick()
+        if self._timer is None or self._timer_at > now + FRAME_S:
+            self.kick()
 
     def _settle(self, now: float) -> None:
         """Let go of responses whose end has been heard, or must have been."""

@@ -72,6 +72,8 @@ COMMANDS = _phrases(
     good afternoon, good evening, come on, stop it, wait a minute, wait a second, stop there, be quiet, shut up,
     speak up, slow down, hurry up, what, pardon, sorry, excuse me, listen, done"""
 )
+#: prepositions that a question about a person may end with
+STRANDED = _words("for to from with about")
 SUBJECTS = _words("i he she we they")
 DETERMINERS = _words("the a an this these those every each some any no another")
 OBJECTS = _words("me him her us them you it")

@@ -32,6 +32,7 @@ from duologue.speech.end_words import (
     PARTICLES,
     POSSESSIVES,
     QUESTION_WORDS,
+    STRANDED,
     SUBJECTS,
     SUBORDINATORS,
     VERB_OPENERS,
@@ -136,6 +137,8 @@ def _ending(words: list[str], text: str, asked: bool) -> float | None:
         if words[0] in QUESTION_WORDS and len(words) > 3:
             return 1.9
         return 1.3 if words[0] in {"yes", "yeah", "no", "nope", "sure", "of", "i", "as"} and len(words) > 2 else -1.2
+    if words[0] in {"who", "who's", "whose"} and last in STRANDED and len(words) > 2:
+        return 0.9  # "who is it for"
     if last in OPEN_ENDS:
         return -2.8
     if last in SUBJECTS:
@@ -170,12 +173,12 @@ def _form(words: list[str], text: str, question: str | None) -> float:
     if first in SUBORDINATORS and "," not in text and count < 9:
         # "if I get there late" announces a main clause, unless it answers a question.
         return 0.2 if question else -1.3
+    if words == ["how", "many"]:
+        return -0.3  # it may be all, but more often what is counted follows
     if first in QUESTION_WORDS or (first in INVERTING and count > 2):
         return 1.9 if count > 2 else 0.3
     if first in FRAGMENT_STARTS and count < 3:
         return -0.6
-    if words in (["how", "many"], ["how", "much"], ["how", "long"], ["how", "far"], ["which", "one"]):
-        return 1.9 if question else -0.3
     if question:
         return 1.9
     if first in DETERMINERS | POSSESSIVES and count < 5 and not any(_finite(word) for word in words):

@@ -181,6 +181,9 @@ const told = {
   error({ message, fatal }) {
     if (!fatal) note(message, "warn"); // a fatal one ends the call, which is told then
   },
+  round_trip({ seconds }) {
+    $("line").title = `Round trip ${readable(1000 * seconds)}`;
+  },
   dropped({ samples }) {
     console.warn(`${samples} samples could not be queued for playing`);
   },

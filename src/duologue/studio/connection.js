@@ -271,6 +271,8 @@ export class Call {
     this._openBy = null;
     this._heartbeat = new Heartbeat(message.heartbeat_s, message.miss_s, now);
     this.live = true;
+    // Said again, as what the lost link carried may not have come, and nothing newer may follow.
+    if (resuming && this._played) this._send({ type: "played", e: this.epoch, position: this._played, at: now });
     return [message];
   }
 

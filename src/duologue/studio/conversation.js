@@ -34,6 +34,7 @@ export class Conversation {
     this.agentSpeaks = "";
     this.userSpeaks = false;
     this.toolsRunning = new Set();
+    this.turn = "";
   }
 
   apply(event) {
@@ -100,6 +101,7 @@ const handlers = {
     if (text) this._user(turn, { text, final: Boolean(final) });
   },
   "turn.committed"({ turn, text }) {
+    this.turn = turn;
     if (text) this._user(turn, { text, final: true, discarded: "" });
   },
   "turn.discarded"({ turn, text, reason }) {
@@ -107,7 +109,8 @@ const handlers = {
     if (text || known?.text) this._user(turn, { text: text || known.text, final: true, discarded: reason });
   },
   "response.started"({ response, origin = "turn", turn = "" }) {
-    this._agent(response, { origin, turn });
+    // What is said with a tool's result still answers the turn that asked for it.
+    this._agent(response, { origin, turn: turn || (origin === "tool" ? this.turn : "") });
   },
   "response.text"({ response, text }) {
     const entry = this._agent(response, {});
@@ -141,8 +144,8 @@ const handlers = {
     this._tool(call, { name, status, output, error, seconds, approval: false });
   },
   "turn.measured"({ turn, record }) {
-    const answers = [...this.entries.values()].filter((entry) => entry.kind === "agent" && entry.turn === turn);
-    if (answers.length) this._agent(answers.at(-1).response, { record });
+    const first = [...this.entries.values()].find((entry) => entry.kind === "agent" && entry.turn === turn);
+    if (first) this._agent(first.response, { record });
   },
   "connection.lost"({ model, reason, retry_in_s: retry = 0 }) {
     this.note(`The link to ${model} was lost (${reason})${retry < 0 ? "" : "; it is being renewed"}.`, "warn");

@@ -198,7 +198,9 @@ test("a resume replays what the server does not have, with its old numbers, then
   const [hello] = written(call, 3);
   equal(hello.resume, { session: "s_1", token: "t_1", last: [1, 3], played: 99 });
   say(call, { ...WELCOME, resumed: true, token: "t_2", last: [1, 4] }, 3);
-  const audio = written(call, 3).filter((message) => message.kind);
+  const frames = written(call, 3);
+  equal(frames[0], { type: "played", e: 1, position: 99, at: 3 }, "what was heard is said again:");
+  const audio = frames.filter((message) => message.kind);
   equal(audio.map(({ n, position }) => [n, position]), [[5, 4], [6, 5]]);
   equal(call.receive(agentAudio(4, 0, 10), 3)[0].code, "response", "numbers are declared anew on each link:");
 });

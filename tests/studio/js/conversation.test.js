@@ -43,6 +43,20 @@ test("an interrupted answer keeps what was heard apart from what was not", () =>
   ok(entries[0].record);
 });
 
+test("the measure of a turn stands at its first answer, also if a tool gave it", () => {
+  const { entries } = conversation(
+    { type: "turn.committed", turn: "t", text: "Where?", reason: "end" },
+    { type: "response.started", response: "r1", turn: "t" },
+    { type: "response.finished", response: "r1", status: "completed" },
+    { type: "response.started", response: "r2", origin: "tool" },
+    { type: "response.text", response: "r2", text: "Here." },
+    { type: "response.started", response: "r3", origin: "tool" },
+    { type: "response.text", response: "r3", text: "And there." },
+    { type: "turn.measured", turn: "t", record: { points_ms: {} } },
+  );
+  equal(entries.filter(({ record }) => record).map(({ response }) => response), ["r2"]);
+});
+
 test("a user's words change until they are final; what was no turn is kept apart", () => {
   const { entries } = conversation(
     { type: "user.speech_started", position: 0 },

@@ -13,9 +13,7 @@ import msgspec
 Empty = dict[str, Any]
 
 
-class Strict(
-    msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
-):
+class Strict(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True):
     """Base of what clients send."""
 
 
