@@ -40,7 +40,7 @@ def test_a_waterfall_a_turn() -> None:
         shown.take(TurnMeasured(turn="t", record={"points_ms": points}), 1.0)
     (line,) = out.getvalue().splitlines()
     assert line.split()[:2] == ["480", "ms"]
-    assert "recognise 120  wait 180  send 180" in line
+    assert "hear 120 wait 180 send 180" in line
 
 
 def test_stages_follow_each_other_and_leave_out_what_cost_no_time() -> None:
@@ -52,7 +52,7 @@ def test_stages_follow_each_other_and_leave_out_what_cost_no_time() -> None:
         "first_sample": 310.0,
     }
     assert [(name, start, end) for name, start, end, _ in stages(points)] == [
-        ("answer", 0.0, 100.0),
+        ("think", 0.0, 100.0),
         ("voice", 100.0, 250.0),
         ("wait", 250.0, 300.0),
         ("send", 300.0, 310.0),

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from duologue.errors import ProtocolError
-from duologue.events import Event, Input, encode
+from duologue.events import Event, encode
 from duologue.wire.duologue import (
     Cleared,
     GapMessage,
@@ -52,7 +52,7 @@ class Scripted:
     Attributes:
         hellos: each `hello`, in order; the second and later ones resume.
         audio: user audio taken, in order.
-        inputs: inputs taken, as (epoch, n, input).
+        inputs: inputs taken.
         played, cleared, gaps: in order of arrival.
         byes: how many clients hung up.
         faults: what the client did wrong; tests want none.
@@ -65,7 +65,7 @@ class Scripted:
         self.delivery: ServerDelivery | None = None
         self.hellos: list[Hello] = []
         self.audio: list[UserAudio] = []
-        self.inputs: list[tuple[int, int, Input]] = []
+        self.inputs: list[InputReceived] = []
         self.played: list[Played] = []
         self.cleared: list[Cleared] = []
         self.gaps: list[GapMessage] = []
@@ -97,6 +97,10 @@ class Scripted:
         """Block until `condition()` is true of what arrived."""
         with self._changed:
             assert self._changed.wait_for(condition, PATIENCE_S), f"never happened: {what}; faults: {self.faults}"
+
+    def wait_links(self, count: int) -> None:
+        """Block until `count` links have been opened."""
+        self.wait(lambda: self.links == count, f"link {count}")
 
     def call[T](self, function: Callable[[], T]) -> T:
         """Run `function` on the server's loop."""

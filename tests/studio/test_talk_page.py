@@ -106,7 +106,7 @@ def test_cuts_lose_nothing(browser: Browser, server: Scripted) -> None:
             page.fill("#text", f"typed {cut}")
             server.cut()
             page.press("#text", "Enter")
-            server.wait(lambda cut=cut: server.links == cut + 2, "it came back")
+            server.wait_links(cut + 2)
         server.wait(lambda: server.played and server.played[-1].position == end, "all was heard")
         server.wait(lambda: len(server.inputs) == cuts, "all that was typed arrived")
         page.wait_for_selector(f".note:has-text('{sent[-1]}')")
@@ -114,7 +114,7 @@ def test_cuts_lose_nothing(browser: Browser, server: Scripted) -> None:
         assert track_samples(page) == pytest.approx(end, abs=EDGE * len(sent))
         taken = len(server.audio)
         server.wait(lambda: len(server.audio) > taken + 10, "the microphone goes on")
-    assert [input.text for _, _, input in server.inputs] == [f"typed {cut}" for cut in range(cuts)]  # type: ignore[union-attr]
+    assert [said.input for said in server.inputs] == [ev.TextInput(text=f"typed {cut}") for cut in range(cuts)]
     assert all(hello.resume is not None for hello in server.hellos[1:])
     at = 0
     for frame in server.audio:
@@ -129,7 +129,7 @@ def test_a_black_hole_is_found_and_left(browser: Browser) -> None:
         call(page, server)
         server.wait(lambda: len(server.audio) > 5, "the microphone is heard")
         server.go_deaf()
-        server.wait(lambda: server.links == 2, "the page dialled anew")
+        server.wait_links(2)
         expect(page.locator(".note")).to_contain_text("back after")
         taken = len(server.audio)
         server.wait(lambda: len(server.audio) > taken + 50, "the microphone goes on")
@@ -147,7 +147,7 @@ def test_a_link_that_will_go_is_left_when_nobody_speaks(browser: Browser, server
         link = server.delivery.link  # type: ignore[union-attr]
         server.call(lambda: link.going_away(60.0, "drain"))  # type: ignore[union-attr]
         expect(page.locator(".note")).to_contain_text("drain")
-        server.wait(lambda: server.links == 2, "the page moved")
+        server.wait_links(2)
         assert server.hellos[1].resume is not None
         assert server.hellos[1].resume.played == 2 * RATE, "it moved before the answer was heard"
 
@@ -188,7 +188,7 @@ def test_a_muted_microphone_is_silent_but_time_goes_on(browser: Browser, server:
         assert not any(any(frame.pcm) for frame in later)
         assert all(b.position == a.position + 320 for a, b in zip(server.audio, server.audio[1:], strict=False))
         page.click("#mute")
-        server.wait(lambda: server.inputs[-1][2] == ev.ActivityInput(kind="unmute"), "the server is told")
+        server.wait(lambda: server.inputs[-1].input == ev.ActivityInput(kind="unmute"), "the server is told")
         unmuted = len(server.audio)
         server.wait(lambda: any(any(frame.pcm) for frame in server.audio[unmuted:]), "the microphone is heard again")
 
@@ -200,7 +200,7 @@ def test_tools_are_shown_and_approved(browser: Browser, server: Scripted) -> Non
         expect(page.locator("#alarm")).to_contain_text("refund")
         page.get_by_role("button", name="Approve refund").click()
         server.wait(lambda: server.inputs, "the approval arrived")
-        assert server.inputs[0][2] == ev.ApprovalInput(call="c_1", approved=True)
+        assert server.inputs[0].input == ev.ApprovalInput(call="c_1", approved=True)
         server.event(
             ev.ToolStarted(call="c_1", name="refund", arguments={"sum": 30}),
             ev.ToolProgress(call="c_1", name="refund", message="asking the bank"),
@@ -224,7 +224,7 @@ def test_an_interrupted_answer_shows_what_was_not_heard(browser: Browser, server
         expect(page.locator("#stop")).to_be_enabled()
         page.keyboard.press("Escape")
         server.wait(lambda: server.inputs, "the interrupt arrived")
-        assert server.inputs[0][2] == ev.InterruptInput()
+        assert server.inputs[0].input == ev.InterruptInput()
         points = {"user_speech_end": 0.0, "committed": 280.0, "tts_first_audio": 390.0, "first_sample": 410.0}
         server.event(
             ev.ResponseFinished(
@@ -262,7 +262,7 @@ def test_typing_begins_a_call_without_a_microphone(browser: Browser, server: Scr
         server.wait(lambda: server.inputs, "the text arrived")
         assert server.hellos[0].input is None
         assert server.hellos[0].output is not None
-        assert server.inputs[0][2] == ev.TextInput(text="What is my next stop?")
+        assert server.inputs[0].input == ev.TextInput(text="What is my next stop?")
         expect(page.locator("#mute")).to_be_disabled()
 
 

@@ -1,4 +1,4 @@
-"""Nova Sonic's codec: recorded frames of the vendor's SDK, every client's way of sending, the service's refusals, and meanings."""
+"""Nova Sonic's codec: recorded frames of the vendor's SDK, every client's way of sending, refusals, and meanings."""
 
 from __future__ import annotations
 

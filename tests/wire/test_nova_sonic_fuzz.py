@@ -112,12 +112,14 @@ def damaged_sessions(draw: Any) -> list[dict[str, Any]]:
 def test_a_server_refuses_a_damaged_session_and_nothing_worse(events: list[dict[str, Any]], strict: bool) -> None:
     made = server(strict=strict)
     made.sequence.tool_asked("u1")
-    try:
-        for event in events:
+    refused: StreamException | None = None
+    for event in events:
+        try:
             made.receive(json.dumps({"event": event}), 0.0)
-    except StreamException as refused:
-        assert refused.type == "validationException"
-        assert refused.text
+        except StreamException as exception:
+            refused = exception
+            break
+    assert refused is None or (refused.type == "validationException" and refused.text)
     made.complete()
     made.next_deadline()
 
@@ -176,12 +178,14 @@ def damaged_answers(draw: Any) -> list[dict[str, Any]]:
 @given(damaged_answers())
 def test_a_client_makes_sense_of_a_damaged_answer_or_says_that_it_cannot(events: list[dict[str, Any]]) -> None:
     client, meanings, reader = ClientProtocol("amazon.nova-2-sonic-v1:0"), Meanings(), OutputReader()
+    codes = set()
     for event in events:
         try:
             for payload in reader.feed(encode_chunk(json.dumps({"event": event}).encode())):
                 meanings.read(client.receive(payload))
         except ProtocolError as error:
-            assert error.code in ("nova_event", "nova_frame")
+            codes.add(error.code)
+    assert codes <= {"nova_event"}
 
 
 @given(st.binary(max_size=300))

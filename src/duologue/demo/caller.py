@@ -285,9 +285,9 @@ class Caller:
         await asyncio.sleep(self._script.meanwhile_after)
         self.step = "meanwhile"
         await self._say("meanwhile")
-        quick = await self._tool("stops_left", tools)
         if slow in self._results:
-            raise StepError(self.step, "the slow tool was done before the question in between was answered.")
+            raise StepError(self.step, "the slow tool was done before the question in between was asked.")
+        quick = await self._tool("stops_left", tools)
         await self._result(quick)
         self.step = "complete"
         await self._result(slow)

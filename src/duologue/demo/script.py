@@ -161,5 +161,5 @@ def script(seed: int) -> Script:
         gaps=tuple(between(0.35, 1.1) for _ in range(8)),
         backchannel_after=between(1.4, 2.6),
         barge_in_after=between(4.0, 7.0),
-        meanwhile_after=between(0.3, 0.6),
+        meanwhile_after=between(0.25, 0.45),
     )

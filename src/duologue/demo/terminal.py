@@ -31,14 +31,14 @@ from .story import Story
 _CALLER, _AGENT, _TOOL = "bold cyan", "bold yellow", "magenta"
 #: stages of a waterfall: the point that ends it, its name, its colour
 _STAGES = (
-    ("stt_final", "recognise", "blue"),
+    ("stt_final", "hear", "blue"),
     ("committed", "wait", "cyan"),
-    ("llm_first_token", "answer", "magenta"),
+    ("llm_first_token", "think", "magenta"),
     ("tts_first_audio", "voice", "yellow"),
     ("first_sample", "send", "green"),
 )
 #: cells of a waterfall, at most, and what one shows at least
-_CELLS, _MS_A_CELL = 28, 20.0
+_CELLS, _MS_A_CELL = 20, 25.0
 _INDENT = " " * 16
 
 
@@ -154,12 +154,12 @@ class Terminal:
         total = record.get("voice_to_voice_ms")
         if not isinstance(points, Mapping) or not isinstance(total, int | float):
             return
-        line = Text(_INDENT).append(f"{total:5.0f} ms ", "bold")
-        legend = Text("  ", style="dim")
+        line = Text(" " * 9).append(f"{total:4.0f} ms ", "bold")
+        legend = Text(" ", style="dim")
         scale = max(_MS_A_CELL, total / _CELLS)
         for name, start, end, colour in stages(points):
             line.append("█" * max(1, round(end / scale) - round(start / scale)), colour)
-            legend.append(f"{name} ", f"dim {colour}").append(f"{end - start:.0f}  ", "dim")
+            legend.append(f"{name} ", f"dim {colour}").append(f"{end - start:.0f} ", "dim")
         self._console.print(line.append_text(legend), overflow="crop", no_wrap=True)
 
     def _redraw(self) -> None:

@@ -32,6 +32,7 @@ class Piece(msgspec.Struct):
     start: int
     end: int | None = None
     words: tuple[Word, ...] = ()
+    timed: list[Word] | None = None  # its words with their times, once they are final
 
 
 class Script:
@@ -106,6 +107,14 @@ class Script:
 
     def _timed(self, piece: Piece) -> list[Word]:
         """The words of a piece, with their whitespace, at given or estimated times."""
+        if piece.timed is not None:
+            return piece.timed
+        timed = self._times(piece)
+        if piece.end is not None:
+            piece.timed = timed
+        return timed
+
+    def _times(self, piece: Piece) -> list[Word]:
         texts = _WORD.findall(piece.text)
         if piece.words and len(piece.words) == len(texts):
             return [Word(text, w.start, w.end) for text, w in zip(texts, piece.words, strict=True)]

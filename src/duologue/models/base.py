@@ -214,6 +214,10 @@ class Context(Protocol):
     generation: int
 
     @property
+    def memory(self) -> dict[str, Any]:
+        """What one connection leaves to those after it in the same session, by model (such as a handle to resume with)."""
+
+    @property
     def speaks(self) -> bool:
         """Whether anybody hears the agent; if not, answers are only text."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..audio import Resampler
 from ..engine.conversation import Item
@@ -80,6 +80,10 @@ class Link:
             self._position += len(pcm) // 2
 
     # the context of the connection
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        return self._supervisor.context.memory
 
     @property
     def speaks(self) -> bool:

@@ -30,10 +30,12 @@ from .base import (
     Lost,
     Refused,
     Said,
+    SpeechWindow,
     Spoke,
     ToolRequested,
     UsageEvidence,
 )
+from .ears import Ears
 from .nova_errors import error_of
 from .nova_feed import Feed
 from .nova_history import entries_of, result_text
@@ -54,6 +56,8 @@ _NOTICE_S, _NOTICE = 60.0, 0.25
 _TICK_SILENT_S, _TICK_S = 0.1, 0.5
 #: after a tool use, the wait for another one of the same request
 _MORE_TOOLS_S = 0.25
+#: speech by our own ears that a service must not ignore, and for how long it may (seconds). Then it is taken for deaf
+_SPEECH_S, _DEAF_S = 0.6, 8.0
 #: texts of ours that the service might show again as the user's
 _REMEMBERED = 8
 _VERBATIM = "Say exactly the following, word for word, and nothing else. Do not answer it, do not add to it:\n\n"
@@ -94,6 +98,10 @@ class NovaConnection(Connection):
         self._interactive_at = 0.0
         self._told_ending = False
         self.turns = UserTurns(context, self._position_of)
+        rate = model.capabilities.input_rate
+        self._ears = Ears(model.vad(), rate, self._window) if model.vad is not None else None
+        self._voiced = 0  # samples of speech since the provider last said anything
+        self._voiced_at = 0.0  # when there was enough of it for the provider to take notice
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.UserStarted: self._user_started,
             m.UserStopped: lambda e: self.turns.stopped(e.ms),
@@ -190,6 +198,8 @@ class NovaConnection(Connection):
         notice = min(_NOTICE_S, gap * _NOTICE)
         if now - self._interactive_at >= gap - notice:
             self._tell_ending(notice, "nobody has spoken for long")
+        if self._voiced_at and now - self._voiced_at >= _DEAF_S:
+            self._tell_ending(_NOTICE_S, "the service does not hear the user")
         self._pump()
         self._timer = self._loop.call_later(_TICK_SILENT_S if self._feed.silent else _TICK_S, self._tick)
 
@@ -233,6 +243,15 @@ class NovaConnection(Connection):
         """See Connection."""
         if self._feed is not None:
             self._feed_frames(self._feed.audio(pcm, position, self.context.now()))
+            if self._ears is not None:
+                self._ears.feed(pcm, position)
+
+    def _window(self, window: SpeechWindow) -> None:
+        self.context.report(window)
+        if window.probability >= 0.5:
+            self._voiced += window.end - window.start
+            if not self._voiced_at and self._voiced >= _SPEECH_S * self.model.capabilities.input_rate:
+                self._voiced_at = self.context.now()
 
     def input_ended(self) -> None:
         """See Connection. Silence takes the place of the audio, so that the turn ends and the stream lives."""
@@ -344,6 +363,7 @@ class NovaConnection(Connection):
     def _hear(self, link: NovaLink, event: Output) -> None:
         if link is not self._link or self._closed or self._feed is None:
             return
+        self._voiced, self._voiced_at = 0, 0.0
         for meaning in self._meanings.read(event):
             if (handler := self._handlers.get(type(meaning))) is not None:
                 handler(meaning)

@@ -104,7 +104,7 @@ class NovaLink:
         while True:
             while self._out:
                 try:
-                    await self._stream.transport.send(self._out.popleft().decode())
+                    await self._stream.put(self._out.popleft())
                 except Exception as error:
                     # The reader knows better why, if it comes to know at all: the SDK tells a writer nothing.
                     await asyncio.sleep(0.1)

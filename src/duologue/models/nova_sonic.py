@@ -21,6 +21,7 @@ from .transport import Watch
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from ..speech.base import VAD
     from .nova_stream import NovaStream
     from .nova_transport import NovaTransport
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 HISTORY_BYTES = 36_000
 _OPTIONS = (
     *("model_id", "region", "profile", "endpoint_url", "voice", "audio", "temperature", "top_p", "max_tokens"),
-    *("endpointing_sensitivity", "tool_choice", "limits", "on_wire", "connector"),
+    *("endpointing_sensitivity", "tool_choice", "limits", "vad", "on_wire", "connector"),
 )
 
 
@@ -47,6 +48,8 @@ class NovaSonic(Model):
         endpointing_sensitivity: how long a pause ends a turn: HIGH about 1.5 s, MEDIUM 1.75 s, LOW 2 s; None: the model's own.
         tool_choice: ``"auto"``, ``"any"``, or the name of a tool that must be called.
         limits: of a stream, in seconds; the service's unless given.
+        vad: makes a voice activity detector of our own, such as `SileroVAD`: it ducks the agent at the first sound, and notices a
+            service that has gone deaf. Default: none.
         on_wire: sees the JSON of every event of every stream.
         connector: opens what carries a stream; default: the vendor's SDK.
 
@@ -71,6 +74,7 @@ class NovaSonic(Model):
         endpointing_sensitivity: Literal["HIGH", "MEDIUM", "LOW"] | None = None,
         tool_choice: str = "auto",
         limits: StreamLimits | None = None,
+        vad: Callable[[], VAD] | None = None,
         on_wire: Watch | None = None,
         connector: Callable[[NovaSonic], Awaitable[NovaTransport]] | None = None,
         **unknown: object,
@@ -107,6 +111,7 @@ class NovaSonic(Model):
         self.endpointing_sensitivity: inputs.Sensitivity | None = endpointing_sensitivity
         self.tool_choice = tool_choice
         self.limits = limits or StreamLimits()
+        self.vad = vad
         self.on_wire = on_wire
         self._connector = connector
         if connector is None:

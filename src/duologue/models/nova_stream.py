@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from ..errors import ProtocolError
@@ -10,6 +11,9 @@ from ..wire.nova_sonic.sequence import SequenceLimits
 from .nova_errors import error_of
 from .nova_transport import NovaTransport
 from .transport import TransportClosedError
+
+#: longest wait for the service to take an event
+_SEND_S = 5.0
 
 
 class NovaStream:
@@ -33,9 +37,18 @@ class NovaStream:
         """Send what :attr:`protocol` has made. Raises ModelConnectionError when the stream is gone."""
         for payload in payloads:
             try:
-                await self.transport.send(payload.decode())
+                await self.put(payload)
             except TransportClosedError as closed:
                 raise self._typed(closed) from None
+
+    async def put(self, payload: bytes) -> None:
+        """Send one event's JSON. Raises TransportClosedError, also for a stream that takes nothing any more."""
+        try:
+            async with asyncio.timeout(_SEND_S):
+                await self.transport.send(payload.decode())
+        except TimeoutError:
+            # A dead stream says nothing: the SDK's buffer is full, and it would wait for ever.
+            raise TransportClosedError(reason=f"nothing was taken for {_SEND_S:g} s") from None
 
     async def __aiter__(self) -> AsyncIterator[Output]:
         """The service's events until it ends the stream. Raises typed errors for its exceptions."""

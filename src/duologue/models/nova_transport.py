@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("duologue.models.nova_sonic")
 
-#: longest wait for the stream to be set up, and for the SDK to take an event
+#: longest wait for the stream to be set up, and for each part of it to be closed
 _OPEN_S = 4.0
-_SEND_S = 5.0
 _CLOSE_S = 0.6
 
 
@@ -90,10 +89,7 @@ class SdkStream:
         """See Transport."""
         chunk = self._chunk(value=self._part(bytes_=message.encode()))
         try:
-            async with asyncio.timeout(_SEND_S):
-                await self._stream.input_stream.send(chunk)
-        except TimeoutError:
-            raise TransportClosedError(reason=f"nothing was taken for {_SEND_S:g} s") from None
+            await self._stream.input_stream.send(chunk)
         except Exception as error:
             raise TransportClosedError(reason=str(error)) from error
 

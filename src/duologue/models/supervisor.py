@@ -115,6 +115,8 @@ class Supervisor(Connection):
         self._generation = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
+        self._stall_at = 0.0
+        self._ahead: dict[str, str] = {}  # finished answers to turns that are not over yet: response, turn
         self._first: asyncio.Future[None] = self._loop.create_future()
         self._last_error: DuologueError | None = None
         keep = any(not candidate.capabilities.in_process for candidate in self.models)
@@ -334,7 +336,7 @@ class Supervisor(Connection):
             self._obey(self._rotation.ending(evidence.in_s, self._now()))
             return
         if self._stall is not None:
-            self._watch()
+            self._stall_at = self._now() + STALL_S
         if isinstance(evidence, SpeechWindow | ProviderSpeech | ProviderCommitted):
             if (news := self._news(link, evidence)) is not None:
                 self.context.report(news)
@@ -412,6 +414,11 @@ class Supervisor(Connection):
         """A response is over: what it answered need not be replayed any more."""
         made = self._in_flight.pop(ended.response, None)
         owed = self._owed
+        if ended.status != "completed":
+            self._ahead.pop(ended.response, None)
+        elif made is not None and made.turn and (owed is None or owed.turn != made.turn):
+            # A speculative answer was made before its turn is over: nothing will be owed when it is.
+            self._ahead[ended.response] = made.turn
         if owed is None or made is None:
             return
         if not (made.loose and owed.kind == "turn") and not owed.is_answered_by(ended.response, made.turn):
@@ -431,7 +438,8 @@ class Supervisor(Connection):
     def _watch(self) -> None:
         self._unwatch()
         if self._owed is not None and self._active is not None and not self._active.model.capabilities.in_process:
-            self._stall = self._loop.call_later(STALL_S, self._stalled)
+            self._stall_at = self._now() + STALL_S
+            self._stall = self._loop.call_at(self._stall_at, self._stalled)
 
     def _unwatch(self) -> None:
         if self._stall is not None:
@@ -439,6 +447,10 @@ class Supervisor(Connection):
             self._stall = None
 
     def _stalled(self) -> None:
+        if self._now() < self._stall_at - 0.001:
+            # It said something since. The timer is not moved each time it does: that would cost more than the rest.
+            self._stall = self._loop.call_at(self._stall_at, self._stalled)
+            return
         self._stall = None
         if self._active is not None:
             error = ModelConnectionError(f"{self._active.model.name} has said nothing for {STALL_S:g} s.")
@@ -509,18 +521,26 @@ class Supervisor(Connection):
         """See Connection."""
         typed, self._typed = self._typed, ""
         self._committed_to = self._position
-        self._owe(Owed("turn", turn=turn, text=typed, end=self._position))
+        if turn in self._ahead.values():
+            self._settled()
+            if self._ring is not None:
+                self._ring.discard_until(self._position)
+        else:
+            self._owe(Owed("turn", turn=turn, text=typed, end=self._position))
+        self._ahead.clear()
         if (live := self._live()) is not None:
             live.commit(turn)
 
     def reopen(self, turn: str) -> None:
         """See Connection."""
         self._settled()
+        self._ahead.clear()
         if (live := self._live()) is not None:
             live.reopen(turn)
 
     def discard(self, turn: str) -> None:
         """See Connection."""
+        self._ahead.clear()
         if (live := self._live()) is not None:
             live.discard(turn)
 
@@ -544,6 +564,7 @@ class Supervisor(Connection):
     def cancel(self, response: str) -> None:
         """See Connection."""
         made = self._in_flight.pop(response, None)
+        self._ahead.pop(response, None)
         owed = self._owed
         if owed is not None and (made is None or owed.is_answered_by(response, made.turn)) and not self._in_flight:
             self._settled()

@@ -187,11 +187,14 @@ class NovaChannel(Channel):
         self._sounding.add(response)
         live = self._live().conductor.responses.get(response)
         reply = self._reply(response)
-        before = 0
-        if live is not None:
-            at = offset * live.rate // self._protocol.output_rate
-            before = sum(piece.start <= at for piece in live.script.pieces)
-        reply.audio.append((before, pcm))
+        pieces = live.script.pieces if live is not None else []
+        starts = [piece.start * self._protocol.output_rate // live.rate - offset for piece in pieces] if live else []
+        at, end = 0, len(pcm) // 2
+        while at < end:  # a frame may hold the end of one sentence and the beginning of the next
+            before = sum(start <= at for start in starts)
+            upto = min([start for start in starts if at < start < end], default=end)
+            reply.audio.append((before, pcm[at * 2 : upto * 2]))
+            at = upto
         self._flush(reply)
         self._flow()
 

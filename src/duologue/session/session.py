@@ -63,6 +63,7 @@ class _Context:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.memory: dict[str, Any] = {}
 
     @property
     def speaks(self) -> bool:

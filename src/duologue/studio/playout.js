@@ -76,6 +76,6 @@ export class Playout {
   _frame(now) {
     const { contextRate, latencyS, _anchor: anchor } = this;
     if (anchor) return anchor.frame + (now - anchor.at) * contextRate;
-    return this._points.at(-1).frame + (now - this._arrived) * contextRate;
+    return this._points.at(-1).frame + (now - this._arrived - latencyS) * contextRate;
   }
 }

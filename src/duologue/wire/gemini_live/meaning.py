@@ -73,9 +73,10 @@ class Generated(Meaning, frozen=True, kw_only=True):
 
 
 class TurnOver(Meaning, frozen=True, kw_only=True):
-    """The model's turn is over. `reason`: why, where it was no ordinary end."""
+    """The model's turn is over. `reason`: why, where it was no ordinary end. `empty`: it was none, nothing came in it."""
 
     reason: str = ""
+    empty: bool = False
 
 
 class Resumable(Meaning, frozen=True, kw_only=True):
@@ -168,5 +169,5 @@ class Meanings:
         if content.generation_complete and not self._cut:
             out.append(Generated())
         if content.turn_complete:
+            out.append(TurnOver(reason=content.turn_complete_reason or "", empty=not self.open))
             self._cut = self.open = False
-            out.append(TurnOver(reason=content.turn_complete_reason or ""))
