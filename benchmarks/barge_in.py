@@ -186,7 +186,9 @@ async def interrupt(caller: Caller, base: float, said: Utterance, fault: str, af
     if caller.ear.end_of() < onset - 0.05:
         return None
     await asyncio.sleep(2.0)
-    silence = caller.ear.silence_from(onset) or onset
+    silence = caller.ear.silence_from(onset)
+    if silence is None:
+        return None
     decisions = [
         base + event.at
         for event in caller.since(mark)

@@ -332,3 +332,22 @@ async def test_drops_of_a_failing_channel_are_counted() -> None:
     (record,) = [event.record for event in call.caller.of(TurnMeasured)]
     assert record["drops"]["events:extra"] > 3
     assert len(call.caller.of(ResponseFinished)) == 1
+
+
+async def test_a_microphone_that_falls_silent_after_an_answer_is_not_the_models_fault() -> None:
+    """The answer was made before the turn was over; nothing is owed then, so nothing can stall."""
+
+    class FallsSilent(ScriptedCaller):
+        async def run(self) -> None:
+            await super().run()
+
+        def frame(self, index: int) -> bytes:
+            if index == 5 * 50:
+                self.port.audio = lambda pcm, position=None: None  # type: ignore[method-assign]
+            return super().frame(index)
+
+    caller = FallsSilent([line(1.0, STOP, 1.0)], until_s=30)
+    call = await run(make(caller=caller, limits=LimitOptions(idle_s=0)))
+    assert call.finished("turn")[0].heard == SHORT
+    assert call.caller.errors == []
+    assert len(call.model.connections) == 1

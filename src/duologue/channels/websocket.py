@@ -251,6 +251,8 @@ async def run_link(
             assert link.hello is not None
             if link.hello.resume is not None:
                 channel.port.back(gap_events=replay.gap_events, gap_ms=replay.gap_ms)
+                if channel.delivery.capabilities.acks:
+                    channel.port.played(channel.delivery.played)
         writer, watcher = loop.create_task(_write(socket, link, writable)), loop.create_task(_watch(link, writable))
         tasks = {writer, watcher}
         if channel is not None and link.close_code is None:

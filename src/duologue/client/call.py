@@ -306,6 +306,9 @@ class Call:
     def _welcomed(self, message: Welcome) -> None:
         if message.resumed:
             self.resumes += 1
+            # A `duck` back to normal may have died with the link; the server states it again if it is not.
+            if self.playout is not None:
+                self.playout.device.duck(0.0, now=asyncio.get_running_loop().time())
         self.session = message.session
         self.notice = message.notice
         if self._opened is not None and not self._opened.done():

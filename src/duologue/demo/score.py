@@ -136,8 +136,9 @@ def _caller(story: Story, here: _Row) -> Iterator[str]:
 
 
 def _agent(story: Story, here: _Row) -> Iterator[str]:
+    heard = [word for answer in story.answers for word in answer.words if word.heard]
+    yield from _words(heard, here, _AGENT_WORDS, "agent-word")
     for answer in story.answers:
-        yield from _words([word for word in answer.words if word.heard], here, _AGENT_WORDS, "agent-word")
         unheard = [word.text for word in answer.words if not word.heard]
         if unheard and here.has(answer.end):
             x = min(here.x(answer.end), WIDTH - 480)

@@ -53,10 +53,10 @@ ROUTE = (
 BARGE_IN = (
     "Wait. How many boxes is it?",
     "No, wait. How many boxes is it?",
-    "Okay, got it. How many boxes is it?",
     "Wait. How many boxes are there?",
-    "Okay, wait. How many boxes are there?",
-    "All right. How many boxes is it?",
+    "Hold on. How many boxes is it?",
+    "Wait, wait. How many boxes is it?",
+    "Hold on. How many boxes are there?",
 )
 COMPLETE = (
     "Mark the school as complete.",

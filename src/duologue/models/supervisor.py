@@ -385,6 +385,8 @@ class Supervisor(Connection):
         match evidence:
             case Began():
                 self._in_flight[evidence.response] = _Made(evidence)
+                if evidence.turn in self._ahead.values():  # it replaces what was made before
+                    self._ahead = {response: turn for response, turn in self._ahead.items() if turn != evidence.turn}
             case Said() if (made := self._in_flight.get(evidence.response)) is not None:
                 made.text = True
                 made.audible = made.audible or not self.context.speaks

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +31,9 @@ from .nova_http import HttpPeer, Receive, RefusedError, Send, model_of, refuse, 
 from .openai_tools import RemoteTools
 from .options import ServeOptions
 from .sessions import Sessions
+
+if TYPE_CHECKING:
+    from .http2 import Http2Server
 
 logger = logging.getLogger("duologue.serve.nova")
 
@@ -75,7 +79,7 @@ class NovaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class NovaServer:
-    """The endpoint, as an ASGI application for a server that speaks HTTP/2. `sessions` runs the calls."""
+    """The endpoint, as an ASGI application (HTTP only). `sessions` runs the calls."""
 
     def __init__(self, sessions: Sessions, options: NovaOptions) -> None:
         self.sessions = sessions
@@ -83,11 +87,6 @@ class NovaServer:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
-        if scope["type"] != "http":
-            return
         try:
             model, peer = self._admit(scope, receive, send)
         except RefusedError as refused:
@@ -172,23 +171,18 @@ class NovaServer:
                 return first
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
-
 class RunningNova:
     """A server that listens. `url` is its address; clients trust it by `ca_file`, where that is one of ours."""
 
-    def __init__(self, options: NovaOptions, port: int, certificate: Certificate, server: NovaServer) -> None:
+    def __init__(
+        self, options: NovaOptions, port: int, certificate: Certificate, server: NovaServer, http: Http2Server
+    ) -> None:
         host = options.host if options.host not in ("0.0.0.0", "::") else "127.0.0.1"
         self.url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         self.port = port
         self.ca_file = certificate.ca_file
         self.server = server
+        self.http = http
 
 
 @contextlib.asynccontextmanager
@@ -201,45 +195,35 @@ async def serving_nova(
     """
     options = options or NovaOptions()
     try:
-        from hypercorn.asyncio import serve
-        from hypercorn.config import Config
+        from .http2 import Http2Server
     except ImportError as error:
         raise MissingDependencyError(
-            "Serving Nova Sonic needs the package hypercorn.", hint="Install it with: pip install 'duologue[host]'"
+            "Serving Nova Sonic needs the package h2.", hint="Install it with: pip install 'duologue[host]'"
         ) from error
     certificate = _certificate(options)
     own = not isinstance(agent, Sessions)
     sessions = agent if isinstance(agent, Sessions) else _sessions(agent, options)
     app = NovaServer(sessions, options)
     listener = _bind(options)
-    listener.listen(128)  # from here on nobody is turned away, though the server has yet to take its first connection
-    port = listener.getsockname()[1]
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.certfile, config.keyfile = str(certificate.cert_file), str(certificate.key_file)
-    config.alpn_protocols = ["h2"]
-    config.read_timeout = None
-    config.keep_alive_timeout = options.limits.connection_s + 60.0
-    config.graceful_timeout = _SHUTDOWN_S
-    config.errorlog = logging.getLogger("duologue.serve.nova.http")
-    config.accesslog = None
-    stop = asyncio.Event()
-
-    async def shutdown() -> None:
-        await stop.wait()
-
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate.cert_file, certificate.key_file)
+    except (OSError, ssl.SSLError) as error:
+        listener.close()
+        raise ConfigurationError(
+            f"The certificate {certificate.cert_file} cannot be used: {error}.",
+            hint="Give a chain and its key, in PEM.",
+        ) from None
+    http = Http2Server(app, listener, context)
     if own and isinstance(agent, Agent):
         await agent.model.warm_up()
-    task = asyncio.ensure_future(serve(app, config, shutdown_trigger=shutdown))
+    await http.start()
     try:
-        await asyncio.sleep(0)
-        yield RunningNova(options, port, certificate, app)
+        yield RunningNova(options, listener.getsockname()[1], certificate, app, http)
     finally:
         if own:
             await sessions.close()
-        stop.set()
-        await asyncio.wait({task}, timeout=_SHUTDOWN_S + 2.0)
-        task.cancel()
+        await http.close(_SHUTDOWN_S)
         if own and isinstance(agent, Agent):
             await agent.model.aclose()
 
