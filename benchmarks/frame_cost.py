@@ -2,13 +2,14 @@
 
 A client talks protocol v1 over a socket that is a queue in memory; everything behind it is the real thing: link, decoding,
 the ring that keeps unanswered audio, floor, ledger, pacing, journal, turn records, encoding. It sends a frame each 20 ms,
-acknowledges playout ten times a second and answers pings; every twenty seconds it asks something and is answered for
-seventeen. Both run on virtual time, so that nothing waits; CPU time is that of the process, the journal's thread included.
+acknowledges what it got four times and playout ten times a second, and answers pings; every twenty seconds it asks something
+and is answered for seventeen. All of it runs on virtual time, so that nothing waits; CPU time is that of the process, the
+journal's thread included.
 
 The cost of a user frame is that of a call in which the agent is silent; the cost of an agent frame is what a call with
-answers takes beyond it, turns, events and records included. What the client and its queue cost is measured with a session
-that is not there, and taken off; so sockets are listed apart, and there is no resampling (the rates agree) and no voice
-activity detection (the model reads it from the samples).
+answers takes beyond it, turns, events and records included. What the client and its queue cost, and the scripted model that
+stands in for voice activity detection, is measured without a session, and taken off: sockets, resampling and detection are
+no part of the figure.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 
@@ -35,16 +38,23 @@ from duologue.session.definition import Definition
 from duologue.session.session import Session
 from duologue.store import Committer, GroupCommitter, InlineCommitter, MemoryStore, SQLiteStore
 from duologue.testing.clock import run_virtual
-from duologue.testing.scripted import INPUT_RATE, OUTPUT_RATE, Reply, ScriptedModel, Utterance
+from duologue.testing.scripted import (
+    INPUT_RATE,
+    OUTPUT_RATE,
+    Reply,
+    ScriptedConnection,
+    ScriptedModel,
+    Utterance,
+)
 from duologue.wire.duologue import ServerDelivery, ServerProtocol
-from duologue.wire.duologue.frames import encode_user_audio
+from duologue.wire.duologue.frames import encode_agent_audio, encode_user_audio
 
 REACH_US = 30.0
 _FRAME_S = 0.02
 _SAMPLES = int(INPUT_RATE * _FRAME_S)
 _ROUND_S = 20.0
-_POSITION = struct.Struct("<Q")
-_POSITION_AT = 16  # of the frame's header
+_PLACE = struct.Struct("<QQ")
+_PLACE_AT = 8  # of n and position in the header of a frame
 _HELLO = msgspec.json.encode(
     {
         "type": "hello",
@@ -71,6 +81,7 @@ class Client:
         self._playing_since = 0.0
         self._playing_from = 0
         self._acknowledged = 0
+        self._n = self._taken = 0
 
     # the socket, as the link sees it
 
@@ -85,14 +96,15 @@ class Client:
     async def send(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
             self.received += 1
-            self._plays(_POSITION.unpack_from(message, _POSITION_AT)[0], len(message))
+            self._n, position = _PLACE.unpack_from(message, _PLACE_AT)
+            self._plays(position, len(message))
         elif message.startswith('{"type":"ping"'):
             ping = msgspec.json.decode(message)
-            self._push('{"type":"pong","t":%r,"r":%r}' % (ping["t"], asyncio.get_running_loop().time()))
+            self._tell(type="pong", t=ping["t"], r=asyncio.get_running_loop().time())
         elif message.startswith('{"type":"clear"'):
             clear = msgspec.json.decode(message)
             self._end = self._playing_from = clear["before"]
-            self._push('{"type":"cleared","c":%d,"e":1,"played":%d}' % (clear["c"], self._acknowledged))
+            self._tell(type="cleared", c=clear["c"], e=1, played=self._acknowledged)
 
     async def close(self, code: int, reason: str = "") -> None:
         self._closed = True
@@ -103,6 +115,9 @@ class Client:
         self._inbox.append(message)
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+    def _tell(self, **message: object) -> None:
+        self._push(msgspec.json.encode(message).decode())
 
     def _plays(self, position: int, size: int) -> None:
         now = asyncio.get_running_loop().time()
@@ -129,7 +144,10 @@ class Client:
             self._push(encode_user_audio(1, n + 1, n * _SAMPLES, self._speech if speaks else self._silence))
             if not index % 5 and (played := self._position(loop.time())) > self._acknowledged:
                 self._acknowledged = played
-                self._push('{"type":"played","e":1,"position":%d,"at":%r}' % (played, loop.time()))
+                self._tell(type="played", e=1, position=played, at=loop.time())
+            if not index % 12 and self._n > self._taken:
+                self._taken = self._n
+                self._tell(type="ack", e=1, n=self._n)
             loop.call_at(begin + (index + 1) * _FRAME_S, frame, index + 1)
 
         frame(0)
@@ -204,43 +222,72 @@ async def _call(seconds: float, *, asks: bool, kind: str) -> tuple[float, int, i
     return cpu, *counted
 
 
-async def _nobody(seconds: float) -> float:
-    """CPU seconds of the client and its queue, with somebody who reads and does nothing."""
+async def _nobody(seconds: float, *, answers: bool) -> tuple[float, int, int]:
+    """The same of the client and its queue alone: somebody reads, and sends as much audio back if there are `answers`."""
     client = Client()
-
-    reader = asyncio.create_task(_drain(client))
+    reader = asyncio.create_task(_drain(client, answers))
     await client.talk(2 * _ROUND_S)
     gc.collect()
+    before = (client.sent, client.received)
     began = time.process_time()
     await client.talk(seconds)
     cpu = time.process_time() - began
+    counted = (client.sent - before[0], client.received - before[1])
     client.hang_up()
     await reader
-    return cpu
+    return cpu, *counted
 
 
-async def _drain(client: Client) -> None:
-    while isinstance(await client.receive(), bytes):
-        pass
+async def _drain(client: Client, answers: bool) -> None:
+    position, pcm = 0, bytes(int(2 * OUTPUT_RATE * _FRAME_S))
+    while not isinstance(message := await client.receive(), str) or not message.startswith('{"type":"bye"'):
+        if answers and isinstance(message, bytes):
+            await client.send(encode_agent_audio(1, position + 1, position, 1, position, pcm))
+            position += len(pcm) // 2
+
+
+def _stand_in() -> float:
+    """CPU microseconds of the scripted model for a frame of user audio, reporting to nobody."""
+
+    class Nobody:
+        def report(self, evidence: object) -> None: ...
+
+    connection = ScriptedConnection(ScriptedModel([], lambda text, context: Reply()), cast(Context, Nobody()))
+    pcm, count = bytes(2 * _SAMPLES), 20_000
+    began = time.process_time()
+    for index in range(count):
+        connection.audio(pcm, index * _SAMPLES)
+    return (time.process_time() - began) / count * 1e6
 
 
 def measure(options: Options) -> Result:
     """The cost of a frame each way; the least of several runs, since others only ever add to it."""
-    seconds, rounds = (200.0, 2) if options.quick else (1000.0, 4)
-    nobody = min(run_virtual(_nobody(seconds)) for _ in range(rounds))
+    seconds, rounds = (100.0, 4) if options.quick else (400.0, 8)
+
+    def least(run: Callable[[], Coroutine[Any, Any, tuple[float, int, int]]]) -> tuple[float, int, int]:
+        return min(run_virtual(run()) for _ in range(rounds))
+
+    heard = least(lambda: _nobody(seconds, answers=False))
+    spoken = least(lambda: _nobody(seconds, answers=True))
+    client_user = heard[0] / heard[1] * 1e6
+    client_agent = (spoken[0] - heard[0]) / spoken[2] * 1e6
+    model = min(_stand_in() for _ in range(rounds))
     rows: list[tuple[object, ...]] = []
     pairs: dict[str, float] = {}
     frames = 0
     for kind in ("none", "memory", "sqlite"):
-        silent = min((run_virtual(_call(seconds, asks=False, kind=kind)) for _ in range(rounds)))
-        talking = min((run_virtual(_call(seconds, asks=True, kind=kind)) for _ in range(rounds)))
-        user = (silent[0] - nobody) / silent[1] * 1e6
-        agent = (talking[0] - silent[0]) / talking[2] * 1e6
+        silent = least(partial(_call, seconds, asks=False, kind=kind))
+        talking = least(partial(_call, seconds, asks=True, kind=kind))
+        user = silent[0] / silent[1] * 1e6 - client_user - model
+        agent = (talking[0] - silent[0]) / talking[2] * 1e6 - client_agent
         pairs[kind] = user + agent
         frames = talking[2]
-        rows.append((f"journal: {kind}", user, agent, user + agent))
-    rows.append(("client and queue in memory (taken off)", nobody / (seconds / _FRAME_S) * 1e6, None, None))
-    rows.append(("resampling, if rates differ (apart)", _resampling(16_000, 24_000), _resampling(24_000, 48_000), None))
+        rows.append((f"session, journal: {kind}", user, agent, user + agent))
+    rows.append(("apart: client and its queue", client_user, client_agent, client_user + client_agent))
+    rows.append(("apart: scripted model", model, None, None))
+    rows.append(
+        ("apart: resampling, where rates differ", _resampling(16_000, 24_000), _resampling(24_000, 48_000), None)
+    )
     figure = pairs["sqlite"]
     return Result(
         figure=figure,

@@ -22,6 +22,7 @@ from duologue.errors import (
 )
 from duologue.events import ConnectionRotated, ResponseFinished
 from duologue.models import OpenAIRealtime
+from duologue.models.base import Setup
 from duologue.serve import ServeOptions, serving
 from duologue.wire.openai_realtime import ServerLimits, events
 from tests.real_clients.scripted_server import UTTERANCES, Scripted, echo
@@ -89,22 +90,17 @@ async def test_an_unknown_model_is_a_request_error_whether_refused_or_closed() -
         assert isinstance(await _fails(OpenAIRealtime(api_key="x", base_url=url, model="gpt-0")), ModelRequestError)
 
 
-async def test_quota_and_rate_limits_are_throttling(monkeypatch: pytest.MonkeyPatch) -> None:
-    from duologue.models.base import Context
-
+async def test_quota_and_rate_limits_are_throttling() -> None:
     async with _strange(status=429) as url:
         model = OpenAIRealtime(api_key="x", base_url=url)
         with pytest.raises(ModelThrottledError):
             await model.open(_NoContext())  # type: ignore[arg-type]
-    assert Context is not None
 
 
 class _NoContext:
     speaks = True
 
     def setup(self) -> Any:
-        from duologue.models.base import Setup
-
         return Setup()
 
 

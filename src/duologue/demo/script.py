@@ -52,7 +52,6 @@ ROUTE = (
 )
 BARGE_IN = (
     "Wait. How many boxes is it?",
-    "No, wait. How many boxes is it?",
     "Wait. How many boxes are there?",
     "Hold on. How many boxes is it?",
     "Wait, wait. How many boxes is it?",
@@ -72,7 +71,6 @@ CORRECTION = (
     "Mark the last one, no, the one before, as complete.",
     "Now mark the last one, no, the one before, as complete.",
     "Please mark the last one, no, the one before, as complete.",
-    "Okay, mark the last one, no, the one before, as complete.",
     "Mark the last one, I mean, the one before, as complete.",
 )
 PAUSE = (

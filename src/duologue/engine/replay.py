@@ -30,7 +30,7 @@ from .floor import Floor, FloorOptions
 TICK_S = 1e-4
 #: recorded media times are whole multiples of 1 / this many milliseconds: a power of two, so that sums of them are exact
 _PER_MS = 64
-_WINDOWS_A_RECORD = 32
+_WINDOWS_A_RECORD = 128
 
 
 class Windows(msgspec.Struct, frozen=True, tag_field="kind", tag="windows"):

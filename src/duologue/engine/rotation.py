@@ -6,8 +6,9 @@ before it if nobody ever pauses. Opening times are spread by jitter, so that ses
 provider's connection count together.
 
 A lost connection is replaced at once, then with growing delays, within a budget; a provider whose attempts keep failing is
-passed over for the next candidate. What is not worth retrying (credentials, a request refused as invalid) passes over at
-once. When all candidates have failed too often the session is told that it is over.
+passed over for the next candidate, and so is one that takes connections only to drop them. What is not worth retrying
+(credentials, a request refused as invalid) passes over at once. When all candidates have failed too often the session is told
+that it is over. A successor that cannot be opened costs nothing while the connection in use lives.
 
 ===========  =============================================================================
 STEADY       one connection, in use
@@ -47,6 +48,7 @@ class RotationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         attempts: failed attempts in a row at one candidate before the next one's turn; `budget` over all of them
             within `budget_s`.
         cooldown_s: how long a candidate that was passed over is left alone (the circuit breaker).
+        stable_s: a connection that lived for less counts as a failed attempt.
     """
 
     early_s: float = 60.0
@@ -58,6 +60,7 @@ class RotationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     budget: int = 12
     budget_s: float = 60.0
     cooldown_s: float = 30.0
+    stable_s: float = 1.0
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="do"):
@@ -91,7 +94,8 @@ class Rotation:
     def __init__(self, options: RotationOptions, candidates: int, dice: float = 0.5) -> None:
         self.options = options
         self.phase = Phase.LOST
-        self.candidate = 0
+        self.candidate = 0  # that the present or next attempt is for
+        self.active = 0  # of the connection in use
         self.preferred = 0
         self._candidates = candidates
         self._dice = dice
@@ -100,7 +104,9 @@ class Rotation:
         self._open_at = _FOREVER  # when its successor is opened
         self._force_at = _FOREVER  # when that takes over at the latest
         self._retry_at = _FOREVER
-        self._attempts = 0
+        self._attempts = 0  # failed ones in a row at `candidate`, while there is no connection
+        self._standby_failures = 0  # failed openings of a successor in a row
+        self._since = 0.0  # when the connection in use came into use
         self._failures: list[float] = []
         self._cooling: dict[int, float] = {}
         self._in_flight = False
@@ -115,8 +121,9 @@ class Rotation:
 
     def opened(self, life_s: float | None, now: float) -> list[Order]:
         """The attempt under way has succeeded; the connection lives `life_s` (None: no limit known)."""
+        if self.phase is Phase.OVER:
+            return []
         self._in_flight = False
-        self._attempts = 0
         self._next_end = _FOREVER if life_s is None else now + life_s
         if self.phase is Phase.LOST:
             return self._cut(now, forced=False)
@@ -124,41 +131,35 @@ class Rotation:
         return self._cut(now, forced=False) if self._quiet else []
 
     def failed(self, error: str, retryable: bool, now: float) -> list[Order]:
-        """The attempt under way has failed."""
-        self._in_flight = False
-        self._attempts += 1
-        self._failures = [at for at in self._failures if now - at < self.options.budget_s] + [now]
-        if self.phase in (Phase.OPENING, Phase.READY):
-            # The connection in use still works: try again before it ends, without hurry.
-            self.phase = Phase.STEADY
-            left = self._end - now
-            self._open_at = now + max(self.options.first_retry_s, min(self.options.most_retry_s, left / 4))
+        """The attempt under way has failed, or the successor that it opened is gone."""
+        if self.phase is Phase.OVER:
             return []
-        if not retryable or self._attempts >= self.options.attempts:
-            self._cooling[self.candidate] = now + (self.options.cooldown_s if retryable else _FOREVER)
-            self._attempts = 0
-            following = self._available(now)
-            if following is not None:
-                self.candidate = following
-                return self._attempt(now, f"failover: {error}")
-            if not retryable and all(until == _FOREVER for until in self._cooling.values()):
-                return self._give_up(error)
-        if len(self._failures) >= self.options.budget:
-            return self._give_up(f"{len(self._failures)} attempts within {self.options.budget_s:g} s: {error}")
-        delay = min(self.options.most_retry_s, self.options.first_retry_s * 2 ** max(0, self._attempts - 1))
-        self._retry_at = now + delay * (0.75 + 0.5 * self._dice)
-        return []
+        self._in_flight = False
+        if self.phase in (Phase.OPENING, Phase.READY):
+            return self._successor_failed(retryable, now)
+        return self._setback(error, retryable, now)
 
     def lost(self, error: str, now: float) -> list[Order]:
         """The connection in use is gone."""
+        if self.phase is Phase.OVER:
+            return []
         if self.phase is Phase.READY:
+            self._count_failure(now)
             return self._cut(now, forced=True, reason=f"lost: {error}")
         opening = self.phase is Phase.OPENING
         self.phase = Phase.LOST
         self._reason = f"lost: {error}"
         self._end = self._open_at = _FOREVER
         if opening and self._in_flight:
+            self._count_failure(now)
             return []  # its successor is on the way already
+        self.candidate = self.active
+        if now - self._since < self.options.stable_s:
+            return self._setback(error, True, now)
+        self._attempts = 0
+        self._count_failure(now)
+        if self._over_budget:
+            return self._give_up(self._budget_reason(error))
         return self._attempt(now, self._reason)
 
     def ending(self, in_s: float, now: float) -> list[Order]:
@@ -172,7 +173,8 @@ class Rotation:
 
     def renew(self, reason: str, now: float) -> list[Order]:
         """Rotate now, for a reason of the application's: changed tools or voice, or the return to another candidate."""
-        if self.phase is Phase.STEADY:
+        if self.phase in (Phase.STEADY, Phase.OPENING, Phase.READY):
+            # A successor that is opened or being opened does not know of it: another is opened in its place.
             self._reason = reason
             return self._open_successor(now)
         return []
@@ -181,7 +183,7 @@ class Rotation:
         """Go (back) to this candidate by a planned rotation."""
         self.preferred = candidate
         self._cooling.pop(candidate, None)
-        if self.candidate == candidate:
+        if self.candidate == candidate and (self.active == candidate or self._in_flight):
             return []
         self.candidate = candidate
         return self.renew(f"to candidate {candidate}", now)
@@ -220,6 +222,56 @@ class Rotation:
 
     # ------------------------------------------------------------------ steps
 
+    def _successor_failed(self, retryable: bool, now: float) -> list[Order]:
+        """The connection in use still works: try again before it ends, without hurry, elsewhere if that is better."""
+        self.phase = Phase.STEADY
+        self._standby_failures += 1
+        if not retryable or self._standby_failures >= self.options.attempts:
+            self._cooling[self.candidate] = now + (self.options.cooldown_s if retryable else _FOREVER)
+            following = self._available(now)
+            self.candidate = self.active if following is None else following
+            if self._end == _FOREVER:
+                # Nothing forces a change: what was wished for cannot be had, and what there is stays.
+                self.candidate = self.active
+                self._standby_failures = 0
+                self._open_at = _FOREVER
+                return []
+        left = self._end - now
+        self._open_at = now + max(self.options.first_retry_s, min(self.options.most_retry_s, left / 4))
+        return []
+
+    def _setback(self, error: str, retryable: bool, now: float) -> list[Order]:
+        """There is no connection, and an attempt has failed."""
+        self._attempts += 1
+        self._count_failure(now)
+        if self._over_budget:
+            return self._give_up(self._budget_reason(error))
+        delay = min(self.options.most_retry_s, self.options.first_retry_s * 2 ** (self._attempts - 1))
+        if not retryable or self._attempts >= self.options.attempts:
+            self._cooling[self.candidate] = now + (self.options.cooldown_s if retryable else _FOREVER)
+            self._attempts = 0
+            following = self._available(now)
+            if following is not None:
+                self.candidate = following
+                return self._attempt(now, f"failover: {error}")
+            hopeful = [(self._cooling.get(one, 0.0), one) for one in range(self._candidates)]
+            until, self.candidate = min(hopeful)
+            if until == _FOREVER:
+                return self._give_up(error)
+            delay = self.options.most_retry_s  # all are to be left alone, but somebody is on the line
+        self._retry_at = now + delay * (0.75 + 0.5 * self._dice)
+        return []
+
+    def _count_failure(self, now: float) -> None:
+        self._failures = [at for at in self._failures if now - at < self.options.budget_s] + [now]
+
+    @property
+    def _over_budget(self) -> bool:
+        return len(self._failures) >= self.options.budget
+
+    def _budget_reason(self, error: str) -> str:
+        return f"{len(self._failures)} failures within {self.options.budget_s:g} s: {error}"
+
     def _attempt(self, now: float, reason: str) -> list[Order]:
         self._in_flight = True
         self._reason = reason
@@ -234,6 +286,9 @@ class Rotation:
 
     def _cut(self, now: float, *, forced: bool, reason: str = "") -> list[Order]:
         self.phase = Phase.STEADY
+        self.active = self.candidate
+        self._since = now
+        self._standby_failures = 0
         self._end = self._next_end
         early = self.options.early_s * (1.0 + self.options.jitter * self._dice)
         # A short life (tests, strict providers) leaves at least half of it to be used.

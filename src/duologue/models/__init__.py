@@ -10,12 +10,19 @@ from .base import Audio, Capabilities, Model
 if TYPE_CHECKING:
     from .cascade import Cascade
     from .fallback import Fallback
+    from .gemini_live import GeminiLive
     from .nova_sonic import NovaSonic
     from .openai_realtime import OpenAIRealtime
 
-_WHERE = {"Cascade": "cascade", "Fallback": "fallback", "NovaSonic": "nova_sonic", "OpenAIRealtime": "openai_realtime"}
+_WHERE = {
+    "Cascade": "cascade",
+    "Fallback": "fallback",
+    "GeminiLive": "gemini_live",
+    "NovaSonic": "nova_sonic",
+    "OpenAIRealtime": "openai_realtime",
+}
 
-__all__ = ["Audio", "Capabilities", "Cascade", "Fallback", "Model", "NovaSonic", "OpenAIRealtime"]
+__all__ = ["Audio", "Capabilities", "Cascade", "Fallback", "GeminiLive", "Model", "NovaSonic", "OpenAIRealtime"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ..speech.base import VAD
-    from .gemini_connection import RawConnection
+    from .gemini_open import RawConnection
 
 #: native rate of the model's ears, Hz
 INPUT_RATE = 16_000
 #: life of a connection at the vendor, seconds (about; the vendor says before)
 SESSION_S = 600.0
-#: tokens at which the context is compressed, and to how many, unless said otherwise
-_TRIGGER, _TARGET = 100_000, 50_000
-#: characters that must be left for the conversation in a history that is sent (of 128,000 tokens)
+#: the context is compressed at so many tokens, to so many, unless said otherwise (of 128,000)
+_COMPRESSION = g.ContextWindowCompression(trigger_tokens=100_000, sliding_window=g.SlidingWindow(target_tokens=50_000))
+#: most of a history that is sent, bytes
 _HISTORY_BYTES = 128_000
 _OPTIONS = (
     *("model", "voice", "api_key", "api_version", "base_url", "audio", "language_code", "temperature", "top_p"),
@@ -89,8 +89,8 @@ class GeminiLive(Model):
         enable_affective_dialog, proactive_audio: as the vendor's.
         input_audio_transcription, output_audio_transcription: whether both sides are transcribed. Without the first nobody knows
             what the user said; without the second, what the agent did.
-        function_behavior: ``"NON_BLOCKING"`` lets the model talk on while tools run (2.5); `scheduling` says when it speaks of the
-            result: ``"INTERRUPT"``, ``"WHEN_IDLE"`` or ``"SILENT"``.
+        function_behavior: ``"NON_BLOCKING"`` lets the model talk on while tools run (2.5); `scheduling` says when it speaks of
+            the result: ``"INTERRUPT"``, ``"WHEN_IDLE"`` or ``"SILENT"``.
         google_search: the model may search.
         session_s: life of a connection, seconds; a session that lives longer goes on over the next one.
         vad: makes our own voice activity detector; default: Silero where the engine decides, else none.
@@ -124,9 +124,7 @@ class GeminiLive(Model):
         automatic_activity_detection: g.AutomaticActivityDetection | Mapping[str, Any] | None = None,
         activity_handling: g.ActivityHandling | None = None,
         turn_coverage: g.TurnCoverage | None = None,
-        context_window_compression: g.ContextWindowCompression | Mapping[str, Any] | None = g.ContextWindowCompression(
-            trigger_tokens=_TRIGGER, sliding_window=g.SlidingWindow(target_tokens=_TARGET)
-        ),
+        context_window_compression: g.ContextWindowCompression | Mapping[str, Any] | None = _COMPRESSION,
         session_resumption: bool = True,
         enable_affective_dialog: bool | None = None,
         proactive_audio: bool | None = None,
@@ -146,7 +144,9 @@ class GeminiLive(Model):
         check_rate("Gemini Live", audio.input_rate, (INPUT_RATE,), INPUT_RATE)
         check_rate("Gemini Live", audio.output_rate, (OUTPUT_RATE,), OUTPUT_RATE)
         if response_modalities not in (("AUDIO",), ("TEXT",)):
-            raise ConfigurationError(f"response_modalities={response_modalities!r}.", hint='Use ("AUDIO",) or ("TEXT",).')
+            raise ConfigurationError(
+                f"response_modalities={response_modalities!r}.", hint='Use ("AUDIO",) or ("TEXT",).'
+            )
         if api_version not in ("v1", "v1beta", "v1alpha"):
             raise ConfigurationError(f"api_version={api_version!r}.", hint='Use "v1", "v1beta" or "v1alpha".')
         self.model = model
@@ -165,7 +165,9 @@ class GeminiLive(Model):
             temperature=_within("temperature", temperature, 0.0, 2.0),
             top_p=_within("top_p", top_p, 0.0, 1.0),
             top_k=_within("top_k", top_k, 1.0, 1e6),
-            max_output_tokens=None if max_output_tokens is None else int(_within("max_output_tokens", max_output_tokens, 1, 1e6) or 1),
+            max_output_tokens=None
+            if max_output_tokens is None
+            else int(_within("max_output_tokens", max_output_tokens, 1, 1e6) or 1),
             seed=seed,
             media_resolution=_one_of("media_resolution", media_resolution, g.MediaResolution),
             thinking_config=_config("thinking", thinking, g.ThinkingConfig),
@@ -182,7 +184,9 @@ class GeminiLive(Model):
             activity_handling=_one_of("activity_handling", activity_handling, g.ActivityHandling),
             turn_coverage=_one_of("turn_coverage", turn_coverage, g.TurnCoverage),
         )
-        self._compression = _config("context_window_compression", context_window_compression, g.ContextWindowCompression)
+        self._compression = _config(
+            "context_window_compression", context_window_compression, g.ContextWindowCompression
+        )
         self._proactivity = None if proactive_audio is None else g.Proactivity(proactive_audio=proactive_audio)
         self._transcribes = input_audio_transcription, output_audio_transcription
         self._behavior = function_behavior
@@ -213,14 +217,14 @@ class GeminiLive(Model):
 
     async def open(self, context: Context) -> Connection:
         """See Model."""
-        from .gemini_connection import open_connection
+        from .gemini_open import open_connection
 
         return await open_connection(self, context)
 
     @asynccontextmanager
     async def connect(self, setup: Setup | None = None) -> AsyncIterator[RawConnection]:
         """A connection in your own hands, without a session: typed vendor messages both ways."""
-        from .gemini_connection import RawConnection
+        from .gemini_open import RawConnection
 
         raw = RawConnection(await self.transport(), self.setup(setup or Setup()))
         try:
@@ -256,7 +260,9 @@ class GeminiLive(Model):
         voice = setup.voice or self.voice
         speech = None
         if voice is not None or self._language_code is not None:
-            chosen = None if voice is None else g.VoiceConfig(prebuilt_voice_config=g.PrebuiltVoiceConfig(voice_name=voice))
+            chosen = (
+                None if voice is None else g.VoiceConfig(prebuilt_voice_config=g.PrebuiltVoiceConfig(voice_name=voice))
+            )
             speech = g.SpeechConfig(voice_config=chosen, language_code=self._language_code)
         heard, said = self._transcribes
         return g.Setup(
@@ -270,7 +276,9 @@ class GeminiLive(Model):
             input_audio_transcription={} if heard else None,
             output_audio_transcription={} if said and self.speaks else None,
             proactivity=self._proactivity,
-            history_config=g.HistoryConfig(initial_history_in_client_content=True) if self.abilities.history_first else None,
+            history_config=g.HistoryConfig(initial_history_in_client_content=True)
+            if self.abilities.history_first
+            else None,
         )
 
     def tools_of(self, setup: Setup) -> list[g.Tool]:

@@ -55,6 +55,7 @@ class Link:
         self.connection: Connection | None = None
         self.ready = False
         self.dead = False
+        self.setups = 0  # the change of instructions, tools or voice that it knows of
         mine, theirs = model.capabilities, supervisor.capabilities
         self._up = Resampler(theirs.input_rate, mine.input_rate) if mine.input_rate != theirs.input_rate else None
         self.input_rate = mine.input_rate

@@ -128,6 +128,7 @@ class Supervisor(Connection):
         self._alias: dict[str, str] = {}  # by the link's id of such a response: the session's
         self._committed_to = 0  # position of the end of the last committed turn
         self._heard_to = 0  # position of the end of the last window reported
+        self._setups = 0  # changes of instructions, tools or voice so far
         self._calm = True  # what the rotation was told
         self._typed = ""
         self._quiet = True
@@ -184,6 +185,11 @@ class Supervisor(Connection):
         self._generation += 1
         model = self.models[order.candidate]
         link = Link(self, model, self._generation)
+        link.setups = self._setups
+        if (replaced := self._next) is not None and not replaced.dead:
+            replaced.dead = True
+            if replaced.ready:
+                self.context.spawn(lambda: self._close_link(replaced), "closing a successor that is out of date")
         self._next = link
 
         async def attempt() -> None:
@@ -191,15 +197,19 @@ class Supervisor(Connection):
                 async with asyncio.timeout(_OPEN_S):
                     link.connection = await model.open(link)
             except Exception as error:
-                self._attempt_failed(link, error)
+                if self._next is link and not self._closed:
+                    self._attempt_failed(link, error)
                 return
             if self._closed or link.dead or self._next is not link:
+                ended = link.dead and self._next is link
                 await self._close_link(link)
-                if link.dead and self._next is link:
+                if ended:
                     self._attempt_failed(link, ModelConnectionError("The connection ended while it was being opened."))
                 return
             link.ready = True
             self._obey(self._rotation.opened(model.capabilities.connection_s, self._now()))
+            if link.setups != self._setups and not link.dead:
+                self._catch_up(link)
 
         logger.debug("generation %d: opening %s (%s)", link.generation, model.name, order.reason)
         self.context.spawn(attempt, f"opening {model.name}")
@@ -592,11 +602,23 @@ class Supervisor(Connection):
 
     def update(self, setup: Setup) -> None:
         """See Connection. A model that cannot be told on a live link is given a new one."""
-        link = self._active
+        self._setups += 1
+        link, following = self._active, self._next
         if link is None:
             return
         if link.model.capabilities.can_update and (live := self._live()) is not None:
             live.update(setup)
+            if following is not None and following.ready and not following.dead:
+                self._catch_up(following)
+        else:
+            self._obey(self._rotation.renew("instructions, tools or voice changed", self._now()))
+
+    def _catch_up(self, link: Link) -> None:
+        """A successor was opened before the last change of instructions, tools or voice."""
+        assert link.connection is not None
+        link.setups = self._setups
+        if link.model.capabilities.can_update:
+            link.connection.update(self.context.setup())
         else:
             self._obey(self._rotation.renew("instructions, tools or voice changed", self._now()))
 

@@ -1,7 +1,7 @@
 """A small HTTP/2 server for ASGI applications whose requests and answers flow at the same time, for minutes.
 
-It is here because of what a duplex stream asks for: an answer may end before the request does, and what the client still sends then
-is dropped without harm to it or to the other streams of its connection; windows are given back only as the application reads.
+It is here because of what a duplex stream asks for: an answer may end before the request does, and what the client still sends
+then is dropped without harm to it or to the other streams of its connection; windows are given back only as the application reads.
 TLS with ALPN `h2` only. `h2` does the protocol.
 """
 
@@ -241,7 +241,7 @@ class Http2Connection(asyncio.Protocol):
                 self.close()
 
     def _begin(self, event: h2.events.RequestReceived) -> None:
-        stream = Http2Stream(self, event.stream_id, list(event.headers))  # type: ignore[arg-type]
+        stream = Http2Stream(self, event.stream_id, list(event.headers))
         self._streams[event.stream_id] = stream
         stream.task = self._loop.create_task(self._run(stream), name=f"http2 stream {stream.id}")
         self._server.tasks.add(stream.task)

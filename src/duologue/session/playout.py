@@ -24,6 +24,8 @@ FRAME_S = 0.02
 CLEAR_BOUND_S = 0.5
 #: how long acknowledgements may trail behind the estimated end before a response is settled without them
 _SETTLE_S = 0.8
+#: frames are handed over in pairs: half the timers and wake-ups, for a lead that breathes by a frame
+_PACE_S = 2 * FRAME_S
 #: room for a frame that is short of it by rounding (seconds)
 _HAIR_S = 0.0005
 #: lead of a listener that is given everything as it is made
@@ -119,7 +121,7 @@ class Listener:
         self._timer = None if self._closed else self.loop.call_at(at, self._tick)
 
     def _tick(self) -> None:
-        """Settle what was heard, hand over what there is room for, and come back when there is room for a frame more."""
+        """Settle what was heard, hand over what there is room for, and come back when there is room for more."""
         self._timer = None
         # A timer may come a hair early by the clock's resolution; its due time is the truth for pacing.
         now = max(self.loop.time(), self._timer_at)
@@ -133,7 +135,7 @@ class Listener:
             room = self.ledger.room_s(now)
             while (response := self.current) is not None or (response := self._next()) is not None:
                 if room < FRAME_S - _HAIR_S:
-                    due = now + FRAME_S - room
+                    due = now + _PACE_S - room
                     break
                 if not self._hand_over(response, now):
                     break

@@ -72,7 +72,7 @@ class Response:
         if self.first_audio_at is None:
             self.first_audio_at = now
         self._audio += pcm
-        self.script.audio(len(pcm) // 2, tuple(Word(w.text, w.start, w.end) for w in words))
+        self.script.audio(len(pcm) // 2, tuple(Word(w.text, w.start, w.end) for w in words) if words else ())
 
     def read(self, offset: int, samples: int) -> bytes:
         """Up to `samples` from sample `offset` on; b"" where none are made (or kept)."""

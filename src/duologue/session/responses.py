@@ -26,7 +26,7 @@ from .playout import Listener
 from .response import Response
 
 #: least time between two events about progress of playout, seconds
-_HEARD_EVERY_S = 0.25
+_HEARD_EVERY_S = 0.5
 
 
 class Director(Protocol):

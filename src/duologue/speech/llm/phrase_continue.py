@@ -16,14 +16,15 @@ _HANGING = vocabulary(
     "can could would times plus minus divided over"
 )
 NEUTRAL = 0.3
+COMPLETE = 0.05
 FITS = 0.62
 
 
 def could_continue(text: str, catalogue: Catalogue) -> float:
     """Probability, 0 to 1, that `text` will go on, judged by its last word and by the examples of the tools.
 
-    About 0.9 if a word or a slot of the matching example is still to come, 0.05 if the example is complete, 0.3 if
-    nothing is known.
+    About 0.9 if a word or a slot of the matching example is still to come, 0.05 if the example is complete, 0.2 if it
+    ends in a thing that was named, 0.35 if it ends in a clause ("note that ..."), 0.3 if nothing is known.
     """
     said = tokenize(text)
     if not said:
@@ -32,6 +33,8 @@ def could_continue(text: str, catalogue: Catalogue) -> float:
     trailing_comma = bool(re.search(r"(?:,|…|\.\.\.|-)\s*$", text))
     words = core(said)
     judged = _by_examples(catalogue, text)
+    if hanging and judged == COMPLETE and not trailing_comma and _ends_an_example(catalogue, said[-1].text):
+        return judged  # "who is it for"
     if hanging or trailing_comma or without_fillers(said)[-1:] != said[-1:]:
         return max(judged, 0.85)
     if words and words[-1].text in TENS and judged < 0.4:
@@ -54,9 +57,15 @@ def _by_examples(catalogue: Catalogue, text: str) -> float:
             verdict = 0.85
         elif isinstance(last_slot, Slot):
             schema = entry.tool.parameters.get("properties", {}).get(last_slot.name, {})
-            verdict = 0.35 if schema.get("type") == "string" and not {"enum", "format"} & set(schema) else 0.15
+            free = schema.get("type") == "string" and not {"enum", "format"} & set(schema)
+            clause = found.end > 1 and entry.pattern.parts[found.end - 2] == "that"
+            verdict = (0.35 if clause else 0.2) if free else 0.15
         else:
-            verdict = 0.05
+            verdict = COMPLETE
         if found.score > best_score + 1e-9 or (found.score > best_score - 0.05 and verdict < judged):
             best_score, judged = max(found.score, best_score), verdict
     return judged
+
+
+def _ends_an_example(catalogue: Catalogue, word: str) -> bool:
+    return any(entry.pattern.parts[-1:] == (word,) for entry in catalogue.entries)
