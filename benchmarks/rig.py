@@ -189,7 +189,7 @@ class Caller:
         self.events: list[AnyEvent] = []
         self.arrived: list[float] = []
         self._pending = b""
-        self._position = 0
+        self._position = 0  # of the next sample that has not been put into a frame
         self._began = 0.0
         amplitude = 0.0 if noise_dbfs is None else 32768 * 10 ** (noise_dbfs / 20)
         noise = np.random.default_rng(seed).normal(0.0, 1.0, 4 * MIC_RATE) * amplitude
@@ -240,13 +240,12 @@ class Caller:
         loop = asyncio.get_running_loop()
         while True:
             frame, self._pending = self._pending[: 2 * FRAME], self._pending[2 * FRAME :]
+            first, self._position = self._position, self._position + FRAME
             samples = np.frombuffer(frame.ljust(2 * FRAME, b"\0"), "<i2").astype(np.int32)
-            at = self._position % (len(self._noise) - FRAME)
+            at = first % (len(self._noise) - FRAME)
             samples += self._noise[at : at + FRAME]
-            due = self.time_of(self._position + FRAME)
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            await asyncio.sleep(max(0.0, self.time_of(self._position) - loop.time()))
             await self.call.send_audio(np.clip(samples, -32768, 32767).astype("<i2").tobytes())
-            self._position += FRAME
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()

@@ -38,15 +38,16 @@ def play(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
             finally:
                 await compute.close()
 
-        before = threading.active_count()
+        before = set(threading.enumerate())  # other tests' shared models may linger
         if request.param == "virtual":
             run_virtual(main())
         elif request.param == "threads":
             asyncio.run(main())
         else:
             asyncio.run(main(), loop_factory=uvloop.new_event_loop)
-        assert not [t for t in threading.enumerate() if t.name.startswith("duologue-")]
-        assert threading.active_count() <= before + 1  # asyncio's own pool, while it ends
+        left = set(threading.enumerate()) - before
+        assert not [thread for thread in left if thread.name.startswith("duologue-")]
+        assert len(left) <= 1  # asyncio's own pool, while it ends
 
     return run
 

@@ -88,7 +88,7 @@ class FloorMachine(RuleBasedStateMachine):
         self.drive = Driver(self.options)
         self.drive.words = words
 
-    @rule(count=st.integers(1, 30), probability=st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.95]))
+    @rule(count=st.integers(1, 4) | st.integers(1, 30), probability=st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.95]))
     def windows(self, count: int, probability: float) -> None:
         self.drive.hear(count * WINDOW, probability)
 
@@ -162,7 +162,10 @@ class FloorMachine(RuleBasedStateMachine):
         if not hasattr(self, "drive"):
             return
         drive = self.drive
-        if drive.media >= 0 and len(drive.log) % 2:
+        if len(drive.log) % 3 == 0:
+            drive.tell("close")  # from wherever it is
+            return
+        if len(drive.log) % 3 == 1:
             # Media time flows: whatever was said is committed or discarded in the end.
             options = self.options.endpointing
             drive.pause(max(options.hard_max_ms, options.provider_max_ms) + 1000)
@@ -503,3 +506,13 @@ def test_the_engine_does_not_listen_to_the_provider_where_it_decides_itself() ->
     drive = Driver()
     assert drive.tell("provider", "started", 0.0) == []
     assert drive.state is State.IDLE
+
+
+def test_speech_that_runs_into_the_agents_first_word_holds_it_at_once() -> None:
+    drive = Driver()
+    drive.speak(800, "what is my next stop")
+    drive.pause(1500)
+    drive.speak(96, None)
+    drive.tell("audible")
+    drive.speak(64, None)
+    assert [(step.source, step.target) for step in drive.floor.transitions][-1] == (State.AGENT, State.HELD)

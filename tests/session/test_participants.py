@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -351,3 +355,38 @@ async def test_a_microphone_that_falls_silent_after_an_answer_is_not_the_models_
     assert call.finished("turn")[0].heard == SHORT
     assert call.caller.errors == []
     assert len(call.model.connections) == 1
+
+
+async def test_a_listener_that_is_stuck_delays_nobody() -> None:
+    """It says that it acknowledges, and never does: it is given no more than the cap, and the caller notices nothing."""
+
+    class Stuck(Extra):
+        @property
+        def traits(self) -> Traits:
+            return Traits(output_rate=24_000, pacing="paced", acknowledges=True, clears=True, essential=False)
+
+    class Ears(ScriptedCaller):
+        @property
+        def traits(self) -> Traits:
+            return msgspec.structs.replace(super().traits, addressee=True)
+
+    extra = Stuck("stuck")
+    caller = Ears([line(1.0, STOP, 1.0), line(6.0, BARGE_IN, 1.2)], until_s=18)
+    call = await run(make(answer=long_answer, caller=caller, channels=[extra]))
+    first, second = call.finished("turn")
+    assert (first.status, second.status, second.heard) == ("interrupted", "completed", LONG)
+    played = call.rendered(first.response)
+    assert played[-1][0] <= caller.clears[0] - caller.begin
+    assert max(b[0] - a[0] for a, b in itertools.pairwise(played)) < 0.021
+
+
+async def test_a_channel_that_does_not_close_holds_up_the_end_by_a_bound_only() -> None:
+    class Hanging(Extra):
+        async def close(self, reason: str) -> None:
+            await asyncio.sleep(3600)
+
+    extra = Hanging("hanging", rate=None)
+    call = make(until_s=2, channels=[extra])
+    began = asyncio.get_running_loop().time()
+    await run(call)
+    assert asyncio.get_running_loop().time() - began < 6

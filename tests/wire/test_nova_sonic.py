@@ -223,6 +223,11 @@ def test_strands_opens_audio_late_and_ends_with_an_event_of_its_own() -> None:
     assert isinstance(taken[-1], s.SessionClosed)
 
 
+def test_strands_sends_empty_instructions() -> None:
+    made = server()
+    assert give(made, START, PROMPT_START, *text("s1", "SYSTEM", ""))[-1] == s.Instructed(text="")
+
+
 def test_pipecat_pretty_prints_and_leaves_the_audio_open() -> None:
     made = server()
     give(made, START, PROMPT_START, open_audio(), audio(), indent=2)
@@ -469,10 +474,10 @@ def test_an_interruption_carries_both_marks() -> None:
     sent(made)
     made.interrupted()
     events = sent(made)
-    assert [name for name, _ in events] == ["contentStart", "textOutput", "contentEnd", "contentEnd"]
-    assert events[1][1]["content"] == '{ "interrupted" : true }', "LiveKit compares the string, spaces included"
-    assert events[2][1]["stopReason"] == "INTERRUPTED"
-    assert (events[3][1]["type"], events[3][1]["stopReason"]) == ("AUDIO", "END_TURN")
+    assert [name for name, _ in events] == ["contentEnd", "contentStart", "textOutput", "contentEnd"]
+    assert (events[0][1]["type"], events[0][1]["stopReason"]) == ("AUDIO", "END_TURN")
+    assert events[2][1]["content"] == '{ "interrupted" : true }', "LiveKit compares the string, spaces included"
+    assert events[3][1]["stopReason"] == "INTERRUPTED"
 
 
 # ---------------------------------------------------------------------- what the server's events mean

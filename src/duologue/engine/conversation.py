@@ -116,6 +116,16 @@ class Conversation:
                 return
         self._add(Item(kind="result", id=call, name=name, text=text, late=True, failed=failed))
 
+    def bring_forward(self, calls: Iterable[str]) -> None:
+        """These results are about to be told: they stand where they are told, not where they came in unheard."""
+        wanted = set(calls)
+        moved = [item for item in self._items if item.kind == "result" and item.id in wanted]
+        for item in moved:
+            index = self._items.index(item)
+            late = item.late or any(later.kind == "user" for later in self._items[index + 1 :])
+            del self._items[index]
+            self._add(msgspec.structs.replace(item, late=late))
+
     def note(self, text: str, *, id: str = "") -> None:
         """Context that nobody said: a sensor reading, a summary from elsewhere, an instruction for the next answer."""
         self._add(Item(kind="note", id=id, text=text))

@@ -81,7 +81,6 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (_S.IDLE, _S.AGENT),  # the agent speaks unasked: greeting, say, late tool result
         (_S.USER, _S.PAUSE),  # silence
         (_S.USER, _S.THINKING),  # committed by hand or by the provider, without a pause
-        (_S.USER, _S.IDLE),  # the input went away
         (_S.PAUSE, _S.USER),  # the user goes on
         (_S.PAUSE, _S.THINKING),  # the turn is over
         (_S.PAUSE, _S.IDLE),  # it was no turn
@@ -92,17 +91,12 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (_S.AGENT, _S.OVERLAP),  # the user sounds
         (_S.AGENT, _S.HELD),  # the user sounds for long enough at once (large windows)
         (_S.AGENT, _S.USER),  # the floor was taken by request, by the provider, or with words at once
-        (_S.AGENT, _S.THINKING),  # a typed turn while the agent speaks
         (_S.OVERLAP, _S.AGENT),  # it was nothing
         (_S.OVERLAP, _S.HELD),  # it goes on
         (_S.OVERLAP, _S.USER),  # the user takes the floor, or the agent finished under them
         (_S.OVERLAP, _S.IDLE),  # the agent finished under a sound that is no turn to the provider
-        (_S.OVERLAP, _S.PAUSE),  # the agent finished while the user's sound had just ended
-        (_S.OVERLAP, _S.THINKING),
         (_S.HELD, _S.AGENT),  # false barge-in: resume
         (_S.HELD, _S.USER),  # barge-in
-        (_S.HELD, _S.PAUSE),  # barge-in whose words are already over
-        (_S.HELD, _S.THINKING),
         *((state, _S.CLOSED) for state in _S if state is not _S.CLOSED),
     }
 )

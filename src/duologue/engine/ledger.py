@@ -82,6 +82,7 @@ class Ledger:
         "_starts",
         "acknowledged",
         "clearing",
+        "delays",
         "lead_s",
         "options",
         "rate",
@@ -100,6 +101,7 @@ class Ledger:
         self._played = 0.0  # base of the estimate: position that was played at _ack_at
         self._ack_at = 0.0
         self._bases: deque[float] = deque(maxlen=_RECENT)  # when sample 0 would have been played, by recent reports
+        self.delays: deque[float] = deque(maxlen=_RECENT)  # how long reports that came with their time were under way
         self._best = -1.0  # the earliest of them while playout ran without a break
         self._anchor = 0  # where on the track the present unbroken playout began
         self._cut_end = 0
@@ -146,11 +148,15 @@ class Ledger:
             )
         if played < 0:
             raise ProtocolError("A playout position cannot be negative.", code="ack_negative")
+        if at is not None:
+            self.delays.append(min(_OLDEST_S, max(0.0, now - at)))
         if played < self.acknowledged:
             return
         self.acknowledged = played
         if self.clearing or played <= self._anchor:
             return  # it speaks of audio from before a break, and says nothing of how far the rest has come
+        if at is not None:
+            self._bases.clear()  # a report with its time is exact, however long it took
         self._bases.append((now if at is None else min(now, max(at, now - _OLDEST_S))) - played / self.rate)
         base = min(self._bases)
         self._played = min(float(self.sent), max(float(played), (now - base) * self.rate))
@@ -167,8 +173,8 @@ class Ledger:
             self.lead_s = max(self.options.lead_min_s, self.lead_s * 0.999)
 
     def clear(self, now: float) -> None:
-        """A ``clear`` was sent: nothing beyond what is being rendered right now will be heard."""
-        self._played = self._estimate(now)
+        """A ``clear`` was sent: nothing beyond what is being rendered when it arrives will be heard."""
+        self._played = self._estimate(now + self.delay_s)
         self._ack_at = now
         self.clearing = True
 
@@ -200,6 +206,11 @@ class Ledger:
         self._best = -1.0
 
     # ------------------------------------------------------------------ questions
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds that a message to or from the listener takes, as far as its reports tell; 0.0 if they do not."""
+        return min(self.delays, default=0.0)
 
     def played(self, now: float) -> int:
         """Estimated track position being rendered at `now`."""

@@ -132,7 +132,8 @@ class Cascade(Model):
         return connection
 
     async def warm_up(self) -> None:
-        """Load recogniser, synthesiser and language model, and run each once."""
+        """Load recogniser, synthesiser, language model and voice activity detector, and run each once."""
+        self.vad().feed(bytes(STT_RATE))
         await self.tts.warm()
         await self.llm.warm_up()
         stream = await self.stt.open()

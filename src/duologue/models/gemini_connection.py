@@ -108,7 +108,8 @@ class GeminiConnection(Connection):
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._closing = False
-        self._resumed: Resume | None = None
+        self._known: frozenset[tuple[str, str]] = frozenset()  # entries that the provider resumed from its handle
+        self._begun = False
         self._current: _Making | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._dropping = False  # what is left of an answer that nobody wants is coming in
@@ -140,7 +141,8 @@ class GeminiConnection(Connection):
 
     async def start(self, resumed: Resume | None) -> None:
         """Set the session up. Raises a typed error."""
-        self._resumed = resumed
+        if resumed is not None:
+            self._known = resumed.known
         self.protocol.begin()
         await self._flush()
         while self.protocol.state != "open":
@@ -160,6 +162,8 @@ class GeminiConnection(Connection):
             except TransportClosedError as closed:
                 self.protocol.closed()
                 if not self._closing:
+                    if self._ending is not None:
+                        self._end_current()  # it is whole
                     self.context.report(Lost(error=error_of_close(closed.code, closed.reason)))
                 return
             received = self.protocol.receive(frame)
@@ -195,6 +199,7 @@ class GeminiConnection(Connection):
         self.protocol.closed()
         if self._ending is not None:
             self._ending.cancel()
+        self.turns.close()
         self._wake.set()
         await self._transport.close()
 
@@ -207,9 +212,9 @@ class GeminiConnection(Connection):
         """See Connection. What the provider resumed from its handle is not sent again."""
         if not self.usable:
             return
+        self._begun = True
         first = self.model.abilities.history_first
-        known = self._resumed.known if self._resumed is not None else frozenset()
-        turns = contents_of([item for item in history if _key(item) not in known], user_last=not first)
+        turns = contents_of([item for item in history if _key(item) not in self._known], user_last=not first)
         if turns or first:
             self.protocol.content(turns, turn_complete=first)
         self._wake.set()
@@ -247,7 +252,8 @@ class GeminiConnection(Connection):
     def prepare(self, turn: str, *, reply: bool) -> None:
         """See Connection."""
         if self.usable:
-            self.turns.prepare(turn)
+            self.turns.prepare(turn, reply=reply)
+            self._wake.set()
 
     def commit(self, turn: str) -> None:
         """See Connection."""
@@ -515,7 +521,11 @@ class GeminiConnection(Connection):
         self.turns.activity(e.started, protocol.position_of(offset))
 
     def _resumable(self, e: m.Resumable) -> None:
-        known = frozenset(_key(item) for item in self.context.history())
+        if self._notes or self._late or self._results:
+            return  # it does not know all that it should by then
+        known = self._known
+        if self._begun:
+            known = frozenset(_key(item) for item in self.context.history())
         resume = Resume(model=self.model.model, handle=e.handle, at=self.context.now(), known=known)
         self.context.memory[_MEMORY] = resume
 

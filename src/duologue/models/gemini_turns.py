@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 _PREROLL_S = 0.5
 #: audio of the user that is held while the model has the floor, at most, seconds
 _HELD_S = 20.0
+#: after the user's last words, or an interruption without any, the wait for an answer; then it was no turn, seconds
+_NO_ANSWER_S = 12.0
+#: silence after which a sound that the floor took no notice of is over, seconds
+_NO_TURN_S = 1.2
 #: probability from which a window opens the gate to the provider
 _OPEN_AT = 0.5
 
@@ -87,8 +92,8 @@ class Turns:
     def interrupted(self) -> None:
         """The provider has cut its answer."""
 
-    def prepare(self, turn: str) -> None:
-        """The floor hears a pause."""
+    def prepare(self, turn: str, *, reply: bool) -> None:
+        """The floor hears a pause; `reply`: of the user who has it, else in a sound over the agent."""
 
     def commit(self, turn: str, typed: str) -> bool:
         """The floor has committed the turn. False if there is nothing in it that could be answered."""
@@ -120,6 +125,9 @@ class Turns:
     def muted(self) -> None:
         """No more audio for now."""
 
+    def close(self) -> None:
+        """The connection is over."""
+
     def _close(self, turn: str) -> None:
         """The open turn is committed."""
         self._answered, self._answered_text, self._text = turn, self._text, ""
@@ -134,6 +142,7 @@ class ProviderTurns(Turns):
         self._open = False  # the provider hears a turn that is not committed
         self._cut = False  # the last answer was interrupted: words are of the next turn
         self._reporting = False
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> bool:
@@ -155,9 +164,21 @@ class ProviderTurns(Turns):
         return self._open or self._cut
 
     def _start(self, position: int) -> None:
+        self._wait()
         if not self._open:
             self._open, self._text = True, ""
             self._owner.context.report(ProviderSpeech(fact="started", position=position))
+
+    def _wait(self, seconds: float = 0.0) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.no_answer)
+
+    def close(self) -> None:
+        """See Turns."""
+        self._wait()
 
     def activity(self, started: bool, position: int) -> None:
         """See Turns."""
@@ -165,16 +186,18 @@ class ProviderTurns(Turns):
             self._start(position)
         elif self._open:
             self._owner.context.report(ProviderSpeech(fact="stopped", position=position))
+            self._wait(_NO_ANSWER_S)
 
     def interrupted(self) -> None:
         """See Turns."""
         self._cut = True
         self._owner.context.report(ProviderSpeech(fact="interrupted", position=self._position()))
-        if not self._open:
-            self._open, self._text = True, ""
+        self._start(self._position())
+        self._wait(_NO_ANSWER_S)
 
     def _heard(self, words: m.UserWords) -> None:
         self._start(self._position())
+        self._wait(_NO_ANSWER_S)
         if words.interim:
             self._owner.context.report(Recognised(text=words.text.strip()))
             return
@@ -184,6 +207,7 @@ class ProviderTurns(Turns):
 
     def commit(self, turn: str, typed: str) -> bool:
         """See Turns."""
+        self._wait()
         self._open = self._cut = False
         if typed or not self._reporting:
             self._owner.user_ready()
@@ -218,7 +242,7 @@ class ProviderTurns(Turns):
             super().over()
 
     def no_answer(self) -> None:
-        """The provider's turn ended with nothing in it: what it heard was not meant for it."""
+        """The provider does not answer: what it heard was not meant for it."""
         if self._open:
             self.discard()
             self._owner.context.report(ProviderSpeech(fact="discarded", position=self._position()))
@@ -226,6 +250,7 @@ class ProviderTurns(Turns):
     def discard(self) -> None:
         """See Turns."""
         super().discard()
+        self._wait()
         self._open = self._cut = False
 
 
@@ -243,6 +268,7 @@ class EngineTurns(Turns):
         self._gate = False  # somebody speaks, or pauses in a turn
         self._taking = False  # the user has the floor, whatever the model is doing
         self._prepared = False
+        self._voiced = 0  # end of the last voiced window
         self._held: deque[tuple[bytes, int]] = deque()
         self._held_samples = 0
         self._committed_text = ""
@@ -264,9 +290,13 @@ class EngineTurns(Turns):
             self._held_samples -= len(self._held.popleft()[0]) // 2
 
     def _window(self, window: SpeechWindow) -> None:
+        rate = self._owner.protocol.input_rate
         if window.probability >= _OPEN_AT:
             self._gate = True
             self._prepared = False
+            self._voiced = window.end
+        elif self._gate and not self._prepared and window.end - self._voiced > _NO_TURN_S * rate:
+            self.discard()
         super()._window(window)
 
     def _flow(self) -> None:
@@ -285,8 +315,9 @@ class EngineTurns(Turns):
 
     def take_floor(self) -> None:
         """See Turns."""
-        self._taking = True
-        self._flow()
+        if self._gate:
+            self._taking = True
+            self._flow()
 
     @property
     def _expects_words(self) -> bool:
@@ -302,9 +333,11 @@ class EngineTurns(Turns):
         elif self._text:
             self._owner.context.report(Recognised(text=self._text.rstrip()))
 
-    def prepare(self, turn: str) -> None:
+    def prepare(self, turn: str, *, reply: bool) -> None:
         """See Turns. What is not transcribed yet is waited for; without any transcript the hard maximum decides."""
         self._prepared = True
+        if reply:
+            self.take_floor()
         self._settle()
 
     def _settle(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from ..errors import MissingDependencyError
+from ..wire.nova_sonic import REGIONS
 from .nova_errors import MissingCredentialsError, RegionError
 
 #: longest wait for credentials. An instance's service that is not there is given up sooner by botocore itself
@@ -105,7 +106,7 @@ def _check_region(session: Any, region: str) -> None:
         for name in session.get_available_regions("ec2", partition_name=partition)
     ]
     if known and region not in known:
-        near = difflib.get_close_matches(region, known, n=1)
+        near = difflib.get_close_matches(region, REGIONS, n=1) or difflib.get_close_matches(region, known, n=1)
         raise RegionError(
             f"AWS has no region {region!r}.",
             hint=f"Did you mean {near[0]!r}?" if near else "Use one such as us-east-1.",

@@ -7,6 +7,7 @@ word: `docs/models.md`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
@@ -142,6 +143,15 @@ class NovaSonic(Model):
         from .nova_connection import open_connection
 
         return await open_connection(self, context)
+
+    async def warm_up(self) -> None:
+        """See Model. Loads the SDK, which takes a second and more, and finds out whether there are credentials."""
+        if self._connector is None:
+            from .nova_credentials import find_identity
+            from .nova_transport import load_sdk
+
+            await asyncio.to_thread(load_sdk)
+            await find_identity(region=self.region, profile=self.profile, known_region=self.endpoint_url is None)
 
     @asynccontextmanager
     async def connect(self, *, on_wire: Watch | None = None) -> AsyncIterator[NovaStream]:

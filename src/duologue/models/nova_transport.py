@@ -30,7 +30,7 @@ _CLOSE_S = 0.6
 class NovaTransport(Transport, Protocol):
     """One open stream that carries the JSON of events. `receive` may raise StreamException and other typed errors."""
 
-    #: Hz region of the endpoint, for messages
+    #: of the endpoint, for messages
     region: str
     #: seconds that the credentials are good; None if not limited
     life_s: float | None
@@ -169,48 +169,74 @@ class _Fixed:
         return self._identity
 
 
+def load_sdk() -> _Sdk:
+    """The SDK, loaded: a second and more of importing the first time, so this is called in a thread.
+
+    Raises MissingDependencyError.
+    """
+    if not _loaded:
+        _loaded.append(_Sdk())
+    return _loaded[0]
+
+
+class _Sdk:
+    def __init__(self) -> None:
+        try:
+            from aws_sdk_bedrock_runtime import models
+            from aws_sdk_bedrock_runtime.client import AsyncBedrockRuntimeClient
+            from aws_sdk_bedrock_runtime.config import AsyncBedrockRuntimeConfig
+            from smithy_aws_core.identity.components import AWSCredentialsIdentity
+            from smithy_http.aio.crt import AWSCRTHTTPClient
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"Nova Sonic needs aws-sdk-bedrock-runtime[awscrt] 0.10 or newer ({error}).",
+                hint="Install it with: pip install 'duologue[nova-sonic]'",
+            ) from error
+
+        class Http(AWSCRTHTTPClient):
+            """The SDK's client over the CRT, which alone carries duplex streams."""
+
+            async def _await_response(self, stream: Any) -> Any:
+                # The task that sends fails when the server ends first. Nobody asks it, and asyncio would complain.
+                if (writer := getattr(stream, "_writer", None)) is not None:
+                    writer.add_done_callback(_seen)
+                return await super()._await_response(stream)
+
+            def __deepcopy__(self, memo: Any) -> Http:
+                return Http(eventloop=self._eventloop, client_config=self._config)
+
+        self.models = models
+        self.client = AsyncBedrockRuntimeClient
+        self.config = AsyncBedrockRuntimeConfig
+        self.identity = AWSCredentialsIdentity
+        self.http = Http
+        #: the CRT's thread, one for the process; the SDK would start one for each client
+        self.event_loop = Http()._eventloop
+
+
+_loaded: list[_Sdk] = []
+
+
 async def connect_sdk(model: NovaSonic) -> NovaTransport:
     """Open a stream through the SDK. Raises typed errors within seconds; awaits nothing of the server yet."""
-    try:
-        from aws_sdk_bedrock_runtime import models
-        from aws_sdk_bedrock_runtime.client import AsyncBedrockRuntimeClient
-        from aws_sdk_bedrock_runtime.config import AsyncBedrockRuntimeConfig
-        from smithy_aws_core.identity.components import AWSCredentialsIdentity
-        from smithy_http.aio.crt import AWSCRTHTTPClient
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Nova Sonic needs the package aws-sdk-bedrock-runtime[awscrt].",
-            hint="Install it with: pip install 'duologue[nova-sonic]'",
-        ) from error
+    sdk = await asyncio.to_thread(load_sdk)
     identity = await find_identity(region=model.region, profile=model.profile, known_region=model.endpoint_url is None)
-    credentials = AWSCredentialsIdentity(
+    credentials = sdk.identity(
         access_key_id=identity.access_key, secret_access_key=identity.secret_key, session_token=identity.token
     )
     options: dict[str, Any] = {} if model.endpoint_url is None else {"endpoint_uri": model.endpoint_url}
     try:
         async with asyncio.timeout(_OPEN_S):
-            config = await AsyncBedrockRuntimeConfig.resolve(
+            config = await sdk.config.resolve(
                 region=identity.region,
                 aws_credentials_identity_resolver=_Fixed(credentials),
-                transport=AWSCRTHTTPClient(eventloop=_event_loop()),
+                transport=sdk.http(eventloop=sdk.event_loop),
                 **options,
             )
-            client = AsyncBedrockRuntimeClient(config=config)
+            client = sdk.client(config=config)
             stream = await client.invoke_model_with_bidirectional_stream(
-                models.InvokeModelWithBidirectionalStreamOperationInput(model_id=model.model_id)
+                sdk.models.InvokeModelWithBidirectionalStreamOperationInput(model_id=model.model_id)
             )
     except TimeoutError:
         raise ModelConnectionError(f"The AWS SDK set up no stream within {_OPEN_S:g} s.") from None
     return SdkStream(stream, client, identity, model.model_id)
-
-
-_shared: list[Any] = []
-
-
-def _event_loop() -> Any:
-    """The CRT's thread, one for the process; the SDK would start one for each client."""
-    if not _shared:
-        from smithy_http.aio.crt import AWSCRTHTTPClient
-
-        _shared.append(AWSCRTHTTPClient()._eventloop)
-    return _shared[0]

@@ -40,22 +40,42 @@ def to_messages(instructions: str, items: Sequence[Item], extra: str = "") -> li
         if item.kind == "call":
             pending.append(item)
             continue
+        if item.kind == "assistant" and pending:
+            # Said while the tool ran ("One moment."): it stands before the call, so that the result is the last word.
+            out.append(_assistant(item))
+            continue
         flush()
         if item.kind == "user":
             out.append(Message(role="user", content=item.text))
         elif item.kind == "assistant":
-            text = item.text if item.complete or not item.text else f"{item.text.rstrip()} …"
-            out.append(Message(role="assistant", content=text))
+            out.append(_assistant(item))
         elif item.kind == "note":
             out.append(Message(role="system", content=item.text))
         elif item.late and item.id in calls:
-            late = f"{item.id}-late"
-            out.append(Message(role="assistant", tool_calls=(_request(calls[item.id], late),)))
-            out.append(_result(late, item.name, item.text, failed=item.failed))
+            _append_late(out, calls[item.id], item)
     flush()
     if extra:
         out.append(Message(role="system", content=extra))
     return out
+
+
+def _append_late(out: list[Message], call: Item, result: Item) -> None:
+    """A late result as a call and answer of its own; with the ones right before it, if nothing was said between."""
+    id = f"{result.id}-late"
+    start = len(out)
+    while start and out[start - 1].role == "tool":
+        start -= 1
+    if start and start < len(out):
+        group = out[start - 1]
+        out[start - 1] = msgspec.structs.replace(group, tool_calls=(*group.tool_calls, _request(call, id)))
+    else:
+        out.append(Message(role="assistant", tool_calls=(_request(call, id),)))
+    out.append(_result(id, result.name, result.text, failed=result.failed))
+
+
+def _assistant(item: Item) -> Message:
+    text = item.text if item.complete or not item.text else f"{item.text.rstrip()} …"
+    return Message(role="assistant", content=text)
 
 
 def _request(call: Item, id: str) -> ToolCallRequest:

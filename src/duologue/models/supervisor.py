@@ -337,6 +337,10 @@ class Supervisor(Connection):
 
     def evidence(self, link: Link, evidence: Evidence) -> None:
         """Take what a link reports, if it is the one in use."""
+        if type(evidence) is SpeechWindow and link is self._active:  # thirty times a second, and no sign of the provider
+            if (window := self._news(link, evidence)) is not None:
+                self.context.report(window)
+            return
         if isinstance(evidence, Lost):
             self._link_lost(link, evidence.error)
             return
@@ -347,7 +351,7 @@ class Supervisor(Connection):
             return
         if self._stall is not None:
             self._stall_at = self._now() + STALL_S
-        if isinstance(evidence, SpeechWindow | ProviderSpeech | ProviderCommitted):
+        if isinstance(evidence, ProviderSpeech | ProviderCommitted):
             if (news := self._news(link, evidence)) is not None:
                 self.context.report(news)
             return

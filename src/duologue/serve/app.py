@@ -17,7 +17,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib import resources
 
 import msgspec
@@ -30,7 +30,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..agent import Agent, AgentFactory
 from ..channels.strands import StrandsChannel
-from ..channels.websocket import SocketClosedError, WebSocketChannel, run_link
+from ..channels.websocket import Socket, SocketClosedError, WebSocketChannel, run_link
 from ..errors import ConfigurationError, DuologueError, OverloadedError, ProtocolError
 from ..events import ErrorEvent, Event, encode, json_schema
 from ..session.definition import CallInfo
@@ -38,7 +38,7 @@ from ..store import Committer, GroupCommitter, MemoryStore, SQLiteStore
 from ..wire.dialect import detect
 from ..wire.duologue import ServerProtocol
 from ..wire.strands import StrandsServer
-from . import openai_realtime
+from . import gemini_live, openai_realtime
 from .guard import Guard
 from .options import ServeOptions
 from .sessions import SESSION_HEADER, Answer, Sessions, session_id
@@ -57,6 +57,10 @@ class Server:
         self.guard = Guard(options)
         self.agent = agent
         self.sessions = Sessions(agent, options, None)
+        #: stands between a provider's protocol and its client; for tests of what goes wrong there
+        self.wrap: Callable[[Socket, Callable[[], None]], Socket] = lambda socket, abort: socket
+        #: breaks the link of a client's address off; whoever runs the server knows how
+        self.abort: Callable[[tuple[str, int]], None] = lambda client: None
         self._status = "Healthy"
         self._status_since = int(time.time())
 
@@ -283,6 +287,7 @@ def create_app(agent: Agent | AgentFactory, options: ServeOptions | None = None)
         Route("/schema.json", server.schema),
         WebSocketRoute("/ws", server.websocket),
         *openai_realtime.routes(server),
+        *gemini_live.routes(server),
     ]
     if server.options.studio:
         pages = str(resources.files("duologue") / "studio")

@@ -1,7 +1,7 @@
 """A small HTTP/2 server for ASGI applications whose requests and answers flow at the same time, for minutes.
 
 It is here because of what a duplex stream asks for: an answer may end before the request does, and what the client still sends
-then is dropped without harm to it or to the other streams of its connection; windows are given back only as the application reads.
+then is dropped without harm to it or to the other streams of its connection; windows are given back as the application reads.
 TLS with ALPN `h2` only. `h2` does the protocol.
 """
 
@@ -166,13 +166,13 @@ class Http2Connection(asyncio.Protocol):
             transport.close()
             return
         self._server.connections.add(self)
+        self.h2.initiate_connection()  # first: its own settings would take back what was set before
         self.h2.update_settings(
             {
                 h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: _STREAMS,
                 h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW,
             }
         )
-        self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_CONNECTION_WINDOW)
         self.flush()
         self._watch_idle()
@@ -225,11 +225,11 @@ class Http2Connection(asyncio.Protocol):
             case h2.events.StreamEnded():
                 if (stream := self._streams.get(event.stream_id)) is not None:
                     stream.request_over = True
-                    stream.wake()
+                    self._settle(stream)
             case h2.events.StreamReset():
                 if (stream := self._streams.get(event.stream_id)) is not None:
                     stream.reset = True
-                    stream.wake()
+                    self._settle(stream)
             case h2.events.WindowUpdated():
                 for stream in self._streams.values():
                     if event.stream_id in (0, stream.id):
@@ -239,6 +239,12 @@ class Http2Connection(asyncio.Protocol):
                     stream.window.set()
             case h2.events.ConnectionTerminated():
                 self.close()
+
+    def _settle(self, stream: Http2Stream) -> None:
+        """The client has ended its side, or reset the stream."""
+        stream.wake()
+        if stream.task is not None and stream.task.done():
+            self._forget(stream)
 
     def _begin(self, event: h2.events.RequestReceived) -> None:
         stream = Http2Stream(self, event.stream_id, list(event.headers))
@@ -255,31 +261,30 @@ class Http2Connection(asyncio.Protocol):
         except Exception:
             logger.exception("a request failed")
         finally:
-            await self._end(stream)
-            self._streams.pop(stream.id, None)
-            self._watch_idle()
+            self._end(stream)
 
-    async def _end(self, stream: Http2Stream) -> None:
-        """Let the client finish what it is sending, within a bound. A reset would cost it the end of its answer."""
+    def _end(self, stream: Http2Stream) -> None:
+        """The application is done with a stream. The client may finish what it sends: a reset could cost it its answer's end."""
         complete = stream.answer_over
         stream.answer_over = True
         stream.drop()
-        if complete and not stream.reset and not stream.request_over:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TRAILING_S):
-                    while not (stream.request_over or stream.reset):
-                        await self._changed(stream)
         if stream.reset or (complete and stream.request_over):
-            return
-        code = h2.errors.ErrorCodes.NO_ERROR if complete else h2.errors.ErrorCodes.INTERNAL_ERROR
-        with contextlib.suppress(h2.exceptions.ProtocolError):
-            self.h2.reset_stream(stream.id, code)
-            self.flush()
+            self._forget(stream)
+        elif complete:
+            self._loop.call_later(_TRAILING_S, self._cut, stream, h2.errors.ErrorCodes.NO_ERROR)
+        else:
+            self._cut(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
 
-    @staticmethod
-    async def _changed(stream: Http2Stream) -> None:
-        stream.window.clear()
-        await stream.window.wait()
+    def _cut(self, stream: Http2Stream, code: h2.errors.ErrorCodes) -> None:
+        if self._streams.get(stream.id) is stream:
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                self.h2.reset_stream(stream.id, code)
+                self.flush()
+            self._forget(stream)
+
+    def _forget(self, stream: Http2Stream) -> None:
+        self._streams.pop(stream.id, None)
+        self._watch_idle()
 
     def give_back(self, stream: int, counted: int) -> None:
         """Data was read: the client may send as much again."""

@@ -248,7 +248,7 @@ def _certificate(options: NovaOptions) -> Certificate:
 
 def _bind(options: NovaOptions) -> socket.socket:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    # With its protocol named, or asyncio would leave Nagle's algorithm on: 40 ms between two events of a client that acknowledges late.
+    # With its protocol named, or asyncio leaves Nagle's algorithm on: 40 ms between two small events.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -111,7 +111,9 @@ class Realtime:
         config = self._config(query.get("model", ""))
         if preset is not None:
             config = applied(config, preset)
-        await self.serve(StarletteSocket(websocket), config, headers, query)
+        client = (websocket.client.host, websocket.client.port) if websocket.client is not None else ("", 0)
+        socket = self._server.wrap(StarletteSocket(websocket), lambda: self._server.abort(client))
+        await self.serve(socket, config, headers, query)
 
     def _allowed(self, headers: dict[str, str], offered: list[str]) -> tuple[bool, SessionPatch | None]:
         """Whether a client may come in, and how its secret configures the session."""

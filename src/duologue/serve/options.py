@@ -8,6 +8,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..wire.duologue import ServerOptions
+from ..wire.gemini_live import ServerLimits as GeminiLimits
 from ..wire.openai_realtime import ServerLimits as OpenAILimits
 
 
@@ -25,7 +26,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         invocation_idle_s: how long the conversation of an invocation's session is kept.
         studio: whether the talk page is served.
         wire: options of protocol v1.
-        openai: limits of OpenAI Realtime as it is served here.
+        tls: whether connections are encrypted; google-genai, for one, takes no others.
+        certificate, certificate_key: files of a certificate of your own, which imply `tls`; "": one for development is made.
+        certificate_directory: where that is kept; "": the user's cache.
+        openai, gemini: limits of OpenAI Realtime and of Gemini Live as they are served here.
         as_model: over the providers' protocols the client brings instructions, tools, voice and turn detection, and runs the
             tools itself; of the agent only its model is used.
     """
@@ -41,7 +45,12 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     invocation_idle_s: float = 900.0
     studio: bool = True
     wire: ServerOptions = ServerOptions()
+    tls: bool = False
+    certificate: str = ""
+    certificate_key: str = ""
+    certificate_directory: str = ""
     openai: OpenAILimits = OpenAILimits()
+    gemini: GeminiLimits = GeminiLimits()
     as_model: bool = False
 
     def __post_init__(self) -> None:
@@ -52,6 +61,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"Listening on {self.host} lets the network in.",
                 hint="Give clients a key (--key), or say --no-auth if everybody may use the agent.",
             )
+
+        if bool(self.certificate) != bool(self.certificate_key):
+            raise ConfigurationError("A certificate needs its key, and a key its certificate.", hint="Give both.")
 
     @property
     def is_loopback(self) -> bool:

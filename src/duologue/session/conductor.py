@@ -120,6 +120,7 @@ class Conductor:
         self._steps = 0
         self.silent_since = base  # when the agent was last heard
         self._owed_respond: list[tuple[str, ResponseOrigin]] = []
+        self.untold_results: list[str] = []
         self._interruption = floor.interruption
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.SpeechWindow: self._speech_window,
@@ -298,7 +299,7 @@ class Conductor:
             )
             self.responses.ended(response)
             self._cut_off = response.id
-            if self.connection is not None:
+            if self.connection is not None and not response.gated:  # a model whose speculation is cancelled begins anew
                 self.connection.cancel(response.id)
 
     def _ended(self, e: m.Ended) -> None:
@@ -369,6 +370,9 @@ class Conductor:
             for call in held:
                 self.owner.tool_requested(response.id, call)
         self.responses.gate_opened(a.turn)
+        cut_off = self.responses.get(self._cut_off)
+        if cut_off is not None and cut_off.turn == a.turn and self.connection is not None:
+            self.connection.cancel(cut_off.id)
         if not self._answer_begun and a.turn == self._failed_turn:
             self._answer_begun = True  # its answer has failed already, and the model begins no other
             self.unowed()
@@ -444,6 +448,11 @@ class Conductor:
             self._owed_respond.append((instructions, origin))
 
     def _respond(self, instructions: str, origin: ResponseOrigin) -> None:
+        if origin in ("tool", "farewell"):
+            # This answer tells of every result that has not been told of.
+            self.conversation.bring_forward(self.untold_results)
+            self.untold_results.clear()
+            self._owed_respond = [owed for owed in self._owed_respond if owed[1] != "tool"]
         if self.connection is not None:
             self.connection.respond(self.responses.next_id(), instructions, origin)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: length of a frame in seconds
 FRAME_S = 0.02
-#: longest wait for the listener's answer to a clear before the estimate is taken
+#: longest wait for the listener's answer to a clear, beside the way there and back, before the estimate is taken
 CLEAR_BOUND_S = 0.5
 #: how long acknowledgements may trail behind the estimated end before a response is settled without them
 _SETTLE_S = 0.8
@@ -84,6 +84,7 @@ class Listener:
             ),
         )
         self.current: Response | None = None
+        self._frame = 0  # samples of a frame of `current`
         self.offset = 0  # next sample of `current`, at its own rate
         self._sent_of: dict[str, int] = {}  # samples handed over of each unsettled response, at the listener's rate
         self._had: set[str] = set()  # unfinished responses that were handed over, wholly or in part
@@ -153,6 +154,7 @@ class Listener:
             return None
         self.current = response
         self.offset = 0
+        self._frame = int(response.rate * FRAME_S)
         self._had.add(response.id)
         self._sent_of[response.id] = 0
         self._resampler = Resampler(response.rate, self.rate) if response.rate != self.rate else None
@@ -160,9 +162,8 @@ class Listener:
 
     def _hand_over(self, response: Response, now: float) -> bool:
         """Hand over a frame. False if there is nothing to hand over now."""
-        frame = int(response.rate * FRAME_S)
-        pcm = response.read(self.offset, frame)
-        if len(pcm) < frame * 2 and not response.generated:
+        pcm = response.read(self.offset, self._frame)
+        if len(pcm) < self._frame * 2 and not response.generated:
             return False
         if not pcm:
             if self._resampler is not None and (tail := self._resampler.flush()):
@@ -301,7 +302,8 @@ class Listener:
         if self.away or not self.traits.clears:
             self._cleared(None)
         else:
-            self._clear_timer = self.loop.call_later(CLEAR_BOUND_S, self._cleared, None)
+            bound = CLEAR_BOUND_S + 2 * self.ledger.delay_s
+            self._clear_timer = self.loop.call_later(bound, self._cleared, None)
 
     def cleared(self, position: int) -> None:
         """The listener's answer to a clear. One that comes too late still corrects nothing, and is ignored."""
@@ -339,6 +341,7 @@ class Listener:
         keep = [entry[0] for entry in self._unsettled].index(response) if self.current is not response else None
         self._unsettled = self._unsettled[:keep]
         self.current = response
+        self._frame = int(response.rate * FRAME_S)
         self.offset = max(sample, response.base)
         self._sent_of[response.id] = self.offset * self.rate // response.rate
         self._resampler = Resampler(response.rate, self.rate) if response.rate != self.rate else None

@@ -153,6 +153,7 @@ class Toolbench:
         """The result is durable: it is history, and the model may have it."""
         conductor = self._conductor
         conductor.conversation.result(call.id, call.name, text, failed=result.status != "ok")
+        conductor.untold_results.append(call.id)
         if conductor.connection is not None:
             conductor.connection.tool_result(call.id, call.name, text, error=result.status != "ok")
         unwanted = call.id in self._unwanted

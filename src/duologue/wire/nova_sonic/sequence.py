@@ -282,7 +282,7 @@ class InputSequence:
             self._history += size
             if size > self.limits.text_bytes or self._history > self.limits.history_bytes:
                 raise invalid(HISTORY)
-        block.data = block.data or bool(event.content)
+        block.data = True  # even if it is empty: Strands sends an empty SYSTEM text where there are no instructions
         block.pieces.append(event.content)
         return []
 

@@ -176,9 +176,9 @@ class ServerProtocol:
             self._text("ASSISTANT", "FINAL", text, "END_TURN")
 
     def interrupted(self) -> None:
-        """The user took the floor: both marks of it, and the audio ends."""
+        """The user took the floor: the audio ends, and both marks of it follow."""
+        self.audio_end("END_TURN")  # first: Strands would end its response twice otherwise
         self._text("ASSISTANT", "FINAL", o.INTERRUPTED, "INTERRUPTED")
-        self.audio_end("END_TURN")
 
     def tool_use(self, id: str, name: str, arguments: str) -> None:
         """The model wants a tool run; exactly one result is due. `arguments` is JSON text."""

@@ -1,0 +1,641 @@
+"""The supervisor on virtual time, over connections that do exactly what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from duologue.engine.conversation import Item
+from duologue.engine.rotation import RotationOptions
+from duologue.errors import CredentialsError, DuologueError, ModelConnectionError
+from duologue.events import ResponseOrigin
+from duologue.models import Fallback
+from duologue.models.base import (
+    Began,
+    Capabilities,
+    Connection,
+    Context,
+    Ended,
+    Ending,
+    Evidence,
+    Lost,
+    Model,
+    ProviderCommitted,
+    ProviderSpeech,
+    Said,
+    Setup,
+    SpeechWindow,
+    Spoke,
+    ToolRequested,
+)
+from duologue.models.supervisor import STALL_S, Supervisor
+from duologue.testing.clock import run_virtual
+from duologue.tools.base import ToolCall
+
+RATE = 16_000
+FRAME = RATE // 50
+
+
+class Link(Connection):
+    """A connection that keeps what it is given: `log` of commands, `heard` samples by position."""
+
+    def __init__(self, context: Context, model: Scripted) -> None:
+        self.context = context
+        self.model = model
+        self.log: list[tuple[Any, ...]] = []
+        self.heard: list[tuple[int, bytes]] = []
+        self.history: list[Item] = []
+        self.closed = False
+
+    def audio(self, pcm: bytes, position: int) -> None:
+        self.heard.append((position, pcm))
+
+    def text(self, turn: str, text: str) -> None:
+        self.log.append(("text", turn, text))
+
+    def commit(self, turn: str) -> None:
+        self.log.append(("commit", turn))
+
+    def respond(self, response: str, instructions: str, origin: ResponseOrigin) -> None:
+        self.log.append(("respond", response, instructions))
+
+    def say(self, response: str, text: str, origin: ResponseOrigin) -> None:
+        self.log.append(("say", response, text))
+
+    def cancel(self, response: str) -> None:
+        self.log.append(("cancel", response))
+
+    def truncate(self, response: str, samples: int) -> None:
+        self.log.append(("truncate", response, samples))
+
+    def tool_result(self, call: str, name: str, text: str, *, error: bool) -> None:
+        self.log.append(("result", call, text))
+
+    def begin(self, history: Sequence[Item]) -> None:
+        self.history = list(history)
+        self.log.append(("begin",))
+
+    def update(self, setup: Setup) -> None:
+        self.log.append(("update", setup.instructions))
+
+    async def close(self) -> None:
+        self.closed = True
+        await asyncio.sleep(self.model.close_s)
+
+    def report(self, evidence: Evidence) -> None:
+        self.context.report(evidence)
+
+
+class Scripted(Model):
+    """A model whose openings do what `plan` says, in order: seconds to wait, or an error to raise; then 0.2 s each."""
+
+    def __init__(self, name: str = "one", *, plan: Sequence[float | Exception] = (), **capabilities: Any) -> None:
+        self.name = name
+        self.plan = list(plan)
+        self.links: list[Link] = []
+        self.attempts = 0
+        self.close_s = 0.0
+        given = {"authority": "engine", "input_rate": RATE, "output_rate": 24_000, "connection_s": None}
+        self._capabilities = Capabilities(**{**given, **capabilities})
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def open(self, context: Context) -> Connection:
+        self.attempts += 1
+        step = self.plan.pop(0) if self.plan else 0.2
+        if isinstance(step, Exception):
+            raise step
+        await asyncio.sleep(step)
+        self.links.append(Link(context, self))
+        return self.links[-1]
+
+
+class Session:
+    """The session around a supervisor, as far as that needs one. Feeds 20 ms frames whose samples tell their position."""
+
+    generation = 0
+    speaks = True
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        self.items: list[Item] = []
+        self.evidence: list[Evidence] = []
+        self.rotations: list[tuple[int, str, str, int]] = []
+        self.troubles: list[tuple[str, str, float]] = []
+        self.position = 0
+        self.responses = 0
+        self.instructions = "be brief"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.supervisor = Supervisor(model, self, self, options=RotationOptions(**options), dice=0.5)
+
+    def report(self, evidence: Evidence) -> None:
+        self.evidence.append(evidence)
+
+    def next_response(self) -> str:
+        self.responses += 1
+        return f"r{self.responses}"
+
+    def history(self) -> Sequence[Item]:
+        return self.items
+
+    def setup(self) -> Setup:
+        return Setup(instructions=self.instructions)
+
+    async def room(self, response: str) -> None:
+        return None
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def spawn(self, run: Callable[[], Awaitable[None]], name: str) -> None:
+        task = asyncio.ensure_future(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def rotated(self, generation: int, model: Model, reason: str, replayed_ms: int) -> None:
+        self.rotations.append((generation, model.name, reason, replayed_ms))
+
+    def trouble(self, generation: int, model: Model, reason: str, retry_in_s: float) -> None:
+        self.troubles.append((model.name, reason, retry_in_s))
+
+    async def speak(self, seconds: float) -> None:
+        """User audio in real time."""
+        for _ in range(round(seconds * 50)):
+            self.frame()
+            await asyncio.sleep(0.02)
+
+    def frame(self) -> None:
+        pcm = b"".join(((self.position + n) % 60_000 - 30_000).to_bytes(2, "little", signed=True) for n in range(FRAME))
+        self.supervisor.audio(pcm, self.position)
+        self.position += FRAME
+
+    def of(self, kind: type[Evidence]) -> list[Any]:
+        return [evidence for evidence in self.evidence if isinstance(evidence, kind)]
+
+
+def _virtual(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        await scenario()
+
+    run_virtual(run(), limit=4000)
+
+
+def _covered(link: Link) -> tuple[int, int]:
+    """The samples that a link was given: contiguous, each once, and with the right content."""
+    expected = link.heard[0][0]
+    for position, pcm in link.heard:
+        assert position == expected, "a sample was lost or doubled"
+        first = int.from_bytes(pcm[:2], "little", signed=True)
+        assert first == position % 60_000 - 30_000
+        expected = position + len(pcm) // 2
+    return link.heard[0][0], expected
+
+
+def _answer(link: Link, response: str, turn: str, *, text: str = "Yes.") -> None:
+    link.report(Began(response=response, turn=turn))
+    link.report(Said(response=response, text=text))
+    link.report(Spoke(response=response, pcm=bytes(4800)))
+    link.report(Ended(response=response))
+
+
+# ---------------------------------------------------------------------- planned rotation
+
+
+def test_a_planned_rotation_waits_for_a_quiet_point_and_fences_the_old_link() -> None:
+    async def scenario() -> None:
+        model = Scripted(connection_s=100.0)
+        session = Session(model, early_s=20, jitter=0)
+        await session.supervisor.open()
+        (old,) = model.links
+        session.supervisor.quiet(False)
+        await session.speak(84.0)
+        assert len(model.links) == 2
+        assert session.rotations == []
+        session.items = [Item(kind="user", id="t0", text="my name is Ada"), Item(kind="call", id="c1", name="f")]
+        session.supervisor.quiet(True)
+        old_, new = model.links
+        assert session.rotations[0][:3] == (2, "one", "planned")
+        assert [item.kind for item in new.history] == ["user", "call"]
+        assert new.log[0] == ("begin",)
+        await asyncio.sleep(0.1)
+        assert old.closed
+        before = len(session.evidence)
+        old_.report(Said(response="r9", text="a ghost"))
+        assert len(session.evidence) == before
+
+    _virtual(scenario)
+
+
+def test_a_rotation_in_speech_is_forced_and_every_sample_reaches_the_link_that_answers() -> None:
+    async def scenario() -> None:
+        model = Scripted(connection_s=100.0)
+        session = Session(model, early_s=20, force_s=8, jitter=0)
+        await session.supervisor.open()
+        await session.speak(70.0)
+        session.supervisor.quiet(False)
+        begun = session.position
+        await session.speak(30.0)
+        session.supervisor.commit("t1")
+        old, new = model.links
+        assert session.rotations[0][2] == "planned (forced)"
+        start, end = _covered(new)
+        assert end == session.position
+        assert begun - RATE <= start <= begun, "from just before the speech began"
+        assert session.rotations[0][3] == pytest.approx(22_000 + 1000, abs=100)
+        assert _covered(old)[1] < session.position
+        assert ("commit", "t1") in new.log
+        assert ("commit", "t1") not in old.log
+
+    _virtual(scenario)
+
+
+def test_an_announced_end_is_a_rotation_the_application_is_told_of() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        model.links[0].report(Ending(in_s=20, reason="go away"))
+        await asyncio.sleep(1)
+        assert session.rotations[0][2] == "going away"
+        assert session.of(Ending) == [], "it does not concern the session"
+
+    _virtual(scenario)
+
+
+def test_what_was_answered_is_not_replayed() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await session.speak(3)
+        session.supervisor.commit("t1")
+        _answer(model.links[0], "r1", "t1")
+        answered = session.position
+        await session.speak(2)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await asyncio.sleep(1)
+        assert _covered(model.links[1])[0] == answered
+        assert not [entry for entry in model.links[1].log if entry[0] == "commit"]
+
+    _virtual(scenario)
+
+
+# ---------------------------------------------------------------------- loss
+
+
+def test_a_turn_that_is_owed_is_put_to_the_next_link_by_its_text_and_only_once() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await session.speak(3)
+        session.items = [Item(kind="assistant", id="r0", text="Hello."), Item(kind="user", id="t1", text="where next")]
+        session.supervisor.commit("t1")
+        committed = session.position
+        await session.speak(0.5)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(0.5)
+        new = model.links[1]
+        assert [item.text for item in new.history] == ["Hello."]
+        assert [entry for entry in new.log if entry[0] != "begin"] == [("text", "t1", "where next"), ("commit", "t1")]
+        assert _covered(new) == (committed, session.position)
+
+    _virtual(scenario)
+
+
+def test_a_turn_whose_words_are_not_known_is_put_to_it_by_its_sound_and_not_heard_twice() -> None:
+    async def scenario() -> None:
+        model = Scripted(authority="provider")
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await session.speak(3)
+        session.items = [Item(kind="user", id="t1", text="")]
+        session.supervisor.commit("t1")
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(0.5)
+        new = model.links[1]
+        assert _covered(new) == (0, session.position)
+        assert ("commit", "t1") in new.log
+        before = len(session.evidence)
+        new.report(ProviderSpeech(fact="started", position=RATE))
+        new.report(ProviderSpeech(fact="stopped", position=2 * RATE))
+        new.report(ProviderCommitted())
+        assert len(session.evidence) == before, "the floor has had this turn"
+        new.report(ProviderSpeech(fact="started", position=session.position + RATE))
+        new.report(ProviderCommitted())
+        assert len(session.evidence) == before + 2
+
+    _virtual(scenario)
+
+
+def test_windows_of_a_replay_do_not_reach_the_floor_again() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await session.speak(1)
+        model.links[0].report(SpeechWindow(start=0, end=RATE, probability=0.9))
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(1)
+        for start in (0, RATE // 2, RATE):
+            model.links[1].report(SpeechWindow(start=start, end=start + RATE // 2, probability=0.9))
+        assert [window.end for window in session.of(SpeechWindow)] == [RATE, RATE * 3 // 2]
+
+    _virtual(scenario)
+
+
+def test_an_answer_cut_off_while_audible_is_ended_and_gone_on_with() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.commit("t1")
+        old = model.links[0]
+        old.report(Began(response="r1", turn="t1"))
+        old.report(Spoke(response="r1", pcm=bytes(4800)))
+        old.report(Lost(error=ModelConnectionError("reset")))
+        await asyncio.sleep(1)
+        assert session.of(Ended) == [Ended(response="r1")]
+        ((_, response, instructions),) = [entry for entry in model.links[1].log if entry[0] == "respond"]
+        assert "cut off" in instructions
+        model.links[1].report(Began(response=response, origin="turn"))
+        model.links[1].report(Ended(response=response))
+        await asyncio.sleep(STALL_S * 2)
+        assert len(model.links) == 2, "nothing is owed any more"
+
+    _virtual(scenario)
+
+
+def test_an_answer_that_nobody_has_noticed_is_made_by_the_next_link_under_its_name() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.commit("t1")
+        model.links[0].report(Began(response="r1", turn="t1"))
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await asyncio.sleep(1)
+        _answer(model.links[1], "r2", "t1")
+        assert [evidence.response for evidence in session.of(Began)] == ["r1"]
+        assert [evidence.response for evidence in session.of(Spoke)] == ["r1"]
+        assert session.of(Ended) == [Ended(response="r1")]
+        session.supervisor.truncate("r1", 240)
+        assert model.links[1].log[-1] == ("truncate", "r2", 240)
+
+    _virtual(scenario)
+
+
+def test_tools_that_an_answer_called_are_not_called_again() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.commit("t1")
+        model.links[0].report(Began(response="r1", turn="t1"))
+        model.links[0].report(ToolRequested(response="r1", call=ToolCall(id="c1", name="pay")))
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        session.supervisor.tool_result("c1", "pay", "paid", error=False)
+        await asyncio.sleep(1)
+        new = model.links[1]
+        assert session.of(Ended) == [Ended(response="r1")]
+        assert [entry for entry in new.log if entry[0] != "begin"] == []
+        session.supervisor.respond("r2", "", "tool")
+        assert new.log[-1] == ("respond", "r2", "")
+
+    _virtual(scenario)
+
+
+def test_a_greeting_that_was_lost_is_said_by_the_next_link_under_its_id() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.say("r1", "Welcome.", "greeting")
+        model.links[0].report(Began(response="r1", origin="greeting"))
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await asyncio.sleep(1)
+        assert model.links[1].log[-1] == ("say", "r1", "Welcome.")
+        model.links[1].report(Began(response="r1", origin="greeting"))
+        assert len(session.of(Began)) == 1
+
+    _virtual(scenario)
+
+
+def test_a_stalled_answer_is_a_loss_and_a_quiet_call_is_none() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        await asyncio.sleep(600)
+        assert len(model.links) == 1
+        session.supervisor.commit("t1")
+        await asyncio.sleep(STALL_S + 1)
+        assert len(model.links) == 2
+        assert "said nothing" in session.rotations[0][2]
+        assert ("commit", "t1") in model.links[1].log
+
+    _virtual(scenario)
+
+
+def test_our_own_ears_are_no_sign_of_the_provider() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.commit("t1")
+        for n in range(40):
+            model.links[0].report(SpeechWindow(start=n * 512, end=(n + 1) * 512, probability=0.1))
+            await asyncio.sleep(0.25)
+        assert len(model.links) == 2
+
+    _virtual(scenario)
+
+
+def test_a_cancelled_answer_owes_nothing() -> None:
+    async def scenario() -> None:
+        model = Scripted(authority="provider")
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.commit("t1")
+        model.links[0].report(Began(response="r1", turn="t1"))
+        model.links[0].report(Ended(response="r1", status="cancelled"))
+        await asyncio.sleep(STALL_S * 3)
+        assert len(model.links) == 1
+
+    _virtual(scenario)
+
+
+# ---------------------------------------------------------------------- failures to open
+
+
+def test_failed_openings_are_tried_again_with_growing_delays_and_told() -> None:
+    async def scenario() -> None:
+        down = ModelConnectionError("down")
+        model = Scripted(plan=[0.2, down, down, 0.2])
+        session = Session(model, first_retry_s=1.0)
+        await session.supervisor.open()
+        await asyncio.sleep(5)
+        begin = session.now()
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(6)
+        assert [round(wait, 2) for _, _, wait in session.troubles] == [0.0, 1.0, 2.0]
+        assert session.rotations[0][0] == 4
+        assert model.attempts == 4
+        assert session.now() - begin < 7
+        assert _covered(model.links[1])[1] == session.position
+
+    _virtual(scenario)
+
+
+def test_an_opening_that_hangs_is_given_up() -> None:
+    async def scenario() -> None:
+        model = Scripted(plan=[0.2, 1e6, 0.2])
+        session = Session(model)
+        await session.supervisor.open()
+        await asyncio.sleep(5)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await asyncio.sleep(15)
+        assert "did not open within" in session.troubles[1][1]
+        assert len(model.links) == 2
+
+    _virtual(scenario)
+
+
+def test_the_next_candidate_takes_over_with_the_rates_it_has() -> None:
+    async def scenario() -> None:
+        one = Scripted("one", plan=[0.2, CredentialsError("revoked")])
+        two = Scripted("two", input_rate=8000, output_rate=16_000)
+        session = Session(Fallback([one, two]))
+        await session.supervisor.open()
+        await asyncio.sleep(2)
+        session.supervisor.quiet(False)
+        await session.speak(2)
+        one.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(2)
+        assert session.rotations[0][1] == "two"
+        assert session.supervisor.active_name == "two"
+        (link,) = two.links
+        samples = sum(len(pcm) // 2 for _, pcm in link.heard)
+        assert samples == pytest.approx(session.position // 2, abs=200)
+        session.supervisor.commit("t1")
+        _answer(link, "r1", "t1")
+        assert sum(len(spoke.pcm) for spoke in session.of(Spoke)) == 4800 * 24 // 16
+        link.report(ProviderSpeech(fact="started", position=40_000))
+        assert session.of(ProviderSpeech)[0].position == 80_000
+
+    _virtual(scenario)
+
+
+def test_the_application_can_go_back_to_the_first() -> None:
+    async def scenario() -> None:
+        one, two = Scripted("one", plan=[CredentialsError("not yet")]), Scripted("two")
+        session = Session(Fallback([one, two]))
+        await session.supervisor.open()
+        assert session.supervisor.active_name == "two"
+        session.supervisor.prefer(0)
+        await asyncio.sleep(1)
+        assert session.supervisor.active_name == "one"
+        assert session.rotations[-1][2] == "to candidate 0"
+
+    _virtual(scenario)
+
+
+def test_when_nobody_can_be_reached_the_end_is_typed() -> None:
+    async def scenario() -> None:
+        model = Scripted(plan=[0.2, CredentialsError("revoked")])
+        session = Session(model)
+        await session.supervisor.open()
+        await asyncio.sleep(2)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await asyncio.sleep(60)
+        (lost,) = session.of(Lost)
+        assert isinstance(lost.error, CredentialsError)
+        assert session.troubles[-1][2] == -1.0
+        assert model.attempts == 2
+
+    _virtual(scenario)
+
+
+def test_a_first_opening_that_fails_for_good_is_raised() -> None:
+    async def scenario() -> None:
+        session = Session(Fallback([Scripted(plan=[CredentialsError("a")]), Scripted(plan=[CredentialsError("b")])]))
+        with pytest.raises(CredentialsError, match="b"):
+            await session.supervisor.open()
+
+    _virtual(scenario)
+
+
+def test_a_provider_that_drops_every_connection_is_given_up_within_its_budget() -> None:
+    async def scenario() -> None:
+        model = Scripted(plan=[0.0] * 100)
+        session = Session(model, budget=6)
+        await session.supervisor.open()
+        for _ in range(100):
+            if session.of(Lost):
+                break
+            model.links[-1].report(Lost(error=ModelConnectionError("dropped")))
+            await asyncio.sleep(5)
+        assert model.attempts == 6
+        assert isinstance(session.of(Lost)[0].error, DuologueError)
+
+    _virtual(scenario)
+
+
+# ---------------------------------------------------------------------- changes of the setup
+
+
+def test_a_change_reaches_the_link_in_use_and_the_one_that_waits() -> None:
+    async def scenario() -> None:
+        model = Scripted(can_update=True, connection_s=100.0)
+        session = Session(model, early_s=50, jitter=0)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await asyncio.sleep(50.1)  # the successor is being opened
+        session.instructions = "be long"
+        session.supervisor.update(session.setup())
+        await asyncio.sleep(1)
+        assert [link.log[-1] for link in model.links] == [("update", "be long")] * 2
+
+    _virtual(scenario)
+
+
+def test_a_model_that_cannot_be_told_is_given_a_new_link_that_knows() -> None:
+    async def scenario() -> None:
+        model = Scripted(connection_s=100.0)
+        session = Session(model, early_s=50, jitter=0)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await asyncio.sleep(51)  # a successor waits, and knows of nothing
+        session.supervisor.update(session.setup())
+        await asyncio.sleep(1)
+        assert model.links[1].closed
+        session.supervisor.quiet(True)
+        await asyncio.sleep(1)
+        assert len(model.links) == 3
+        assert session.rotations[-1][2].startswith("instructions, tools or voice changed")
+
+    _virtual(scenario)
+
+
+def test_closing_is_bounded_and_leaves_nothing() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        model.close_s = 1e6
+        session = Session(model)
+        await session.supervisor.open()
+        begin = session.now()
+        await session.supervisor.close()
+        assert session.now() - begin < 4
+        model.links[0].report(Lost(error=ModelConnectionError("late")))
+        await asyncio.sleep(5)
+        assert model.attempts == 1
+
+    _virtual(scenario)
