@@ -132,7 +132,7 @@ class Beep:
 async def hold_call(url: str, values: Sequence[int]) -> list[Beep]:
     """Send marked frames, one at a time, each at another place between two quanta of the device."""
     ear, found = Ear(24_000), []
-    async with connect(url, input_rate=MIC_RATE, output_rate=24_000, sink=ear) as call:
+    async with connect(url, input_rate=MIC_RATE, output_rate=24_000, sink=ear) as call:  # noqa: SIM117
         async with Caller(call, ear, noise_dbfs=None) as caller:
             await asyncio.sleep(_EVERY_S)
             for value in values:
@@ -149,7 +149,10 @@ async def join(server: Rig, *, mirror: bool) -> float:
     loop = asyncio.get_running_loop()
     ear = Ear(24_000)
     began = loop.time()
-    async with connect(server.url, input_rate=MIC_RATE, output_rate=24_000, sink=ear) as call, Caller(call, ear) as caller:
+    async with (
+        connect(server.url, input_rate=MIC_RATE, output_rate=24_000, sink=ear) as call,
+        Caller(call, ear) as caller,
+    ):
         await caller.until(lambda: ear.pieces, 5.0)
         # The model has the first frame by then, or the server can say when it had: a frame is 20 ms, a greeting more.
         arrived = (await server.ask(_first_frames))[-1] if mirror else caller.time_of(FRAME)
@@ -171,7 +174,10 @@ async def run(options: Options) -> tuple[dict[str, tuple[list[float], list[float
                 *(hold_call(server.url, [next(values) for _ in range(max(5, one_call // 20))]) for _ in range(calls))
             )
             received = await server.ask(_marked)
-            for name, beeps in (("1 call", alone), (f"{calls} calls at once", [beep for each in many for beep in each])):
+            for name, beeps in (
+                ("1 call", alone),
+                (f"{calls} calls at once", [beep for each in many for beep in each]),
+            ):
                 delays[name] = (
                     [received[beep.value] - beep.captured for beep in beeps],
                     [beep.heard - received[beep.value] for beep in beeps],

@@ -53,7 +53,10 @@ def _answer(text: str | None, context: Context) -> Reply:
 
 def _agent() -> Agent:
     return Agent(
-        model=ScriptedModel([Utterance(text="hello")], _answer), tools=[blocks, adds], greeting="Hello.", name="contract"
+        model=ScriptedModel([Utterance(text="hello")], _answer),
+        tools=[blocks, adds],
+        greeting="Hello.",
+        name="contract",
     )
 
 
@@ -198,10 +201,12 @@ def test_an_open_address_wants_a_key_or_the_word() -> None:
 
 
 async def test_the_server_refuses_more_sessions_than_it_was_given_room_for() -> None:
-    async with _served(max_sessions=1) as (server, http):
-        async with connect(server.ws_url, input_rate=16000, output_rate=24000) as call:
-            await anext(call)
-            assert (await http.post("/invocations", json={"prompt": "one"})).status_code == 503
+    async with (
+        _served(max_sessions=1) as (server, http),
+        connect(server.ws_url, input_rate=16000, output_rate=24000) as call,
+    ):
+        await anext(call)
+        assert (await http.post("/invocations", json={"prompt": "one"})).status_code == 503
 
 
 async def test_a_factory_makes_the_agent_for_the_call() -> None:

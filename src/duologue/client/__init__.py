@@ -1,7 +1,7 @@
 """The Python client: :func:`connect` opens a call that plays, acknowledges what was heard, and resumes after cuts."""
 
-from duologue.client.call import Call, connect
 from duologue.audio.playback import PlaybackDevice, Rendered, Sink
+from duologue.client.call import Call, connect
 from duologue.client.errors import CallLostError, CallRefusedError, ConnectError, LinkClosedError
 from duologue.client.memory import MemoryTransport, memory_link
 from duologue.client.playout import Playout

@@ -486,7 +486,7 @@ class CascadeConnection(Connection):
                 speech = self._model.tts.synthesize(
                     clause, voice=self._context.setup().voice or self._model.audio.voice, priority=priority
                 )
-                async with aclosing(speech) as chunks:  # type: ignore[type-var]
+                async with aclosing(speech) as chunks:
                     async for chunk in chunks:
                         pcm = chunk.pcm
                         if chunk.rate != rate:

@@ -6,7 +6,8 @@ independent encoder's in the tests::
     u32 total length | u32 length of headers | u32 crc32 of these 8 bytes | headers | payload | u32 crc32 of all before
     header: u8 length of name | name | u8 type | value
 
-Header types used: bool (0 true, 1 false), byte (2), short (3), int (4), long (5), bytes (6), string (7), timestamp (8, ms), uuid (9).
+Header types used: bool (0 true, 1 false), byte (2), short (3), int (4), long (5), bytes (6), string (7), timestamp (8, in
+milliseconds), uuid (9).
 """
 
 from __future__ import annotations
