@@ -337,7 +337,8 @@ class Supervisor(Connection):
 
     def evidence(self, link: Link, evidence: Evidence) -> None:
         """Take what a link reports, if it is the one in use."""
-        if type(evidence) is SpeechWindow and link is self._active:  # thirty times a second, and no sign of the provider
+        # A window comes thirty times a second, and is no sign of life from the provider.
+        if type(evidence) is SpeechWindow and link is self._active:
             if (window := self._news(link, evidence)) is not None:
                 self.context.report(window)
             return
