@@ -204,7 +204,7 @@ def words_heard(captured: bytes, text: str) -> int:
 
 
 async def run(options: Options) -> list[Cut]:
-    count = 3 if options.quick else 40
+    count = 12 if options.quick else 40
     _, load = split_cores()
     chance = random.Random(options.seed)
     speakers = Speakers()

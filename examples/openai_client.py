@@ -31,15 +31,15 @@ async def main(question: str) -> None:
         audio, mine = b"", ""
         async for event in connection:
             if event.type == "response.created" and (event.response.metadata or {}).get("question"):
-                mine = event.response.id or ""
+                mine, audio = event.response.id or "", b""
             elif event.type == "response.output_audio_transcript.delta":
                 print(event.delta, end="", flush=True)
             elif event.type == "response.output_audio.delta":
                 audio += base64.b64decode(event.delta)
             elif event.type == "response.done":
                 print()
-                # A tool's answer is a response of its own; what the agent greets with is not ours.
-                if event.response.id == mine and event.response.output:
+                # What the agent greets with is a response too, and not ours.
+                if event.response.id == mine:
                     break
             elif event.type == "error":
                 sys.exit(f"{event.error.code}: {event.error.message}")

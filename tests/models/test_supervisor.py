@@ -10,7 +10,7 @@ import pytest
 
 from duologue.engine.conversation import Item
 from duologue.engine.rotation import RotationOptions
-from duologue.errors import CredentialsError, DuologueError, ModelConnectionError
+from duologue.errors import ConfigurationError, CredentialsError, DuologueError, ModelConnectionError
 from duologue.events import ResponseOrigin
 from duologue.models import Fallback
 from duologue.models.base import (
@@ -639,3 +639,13 @@ def test_closing_is_bounded_and_leaves_nothing() -> None:
         assert model.attempts == 1
 
     _virtual(scenario)
+
+
+def test_a_fallback_is_made_of_models_and_is_flat() -> None:
+    one, two, three = Scripted("one"), Scripted("two"), Scripted("three")
+    nested = Fallback([one, Fallback([two, three])])
+    assert nested.candidates == (one, two, three)
+    assert nested.capabilities is one.capabilities
+    for bad in ([], [one, "two"]):
+        with pytest.raises(ConfigurationError):
+            Fallback(bad)  # type: ignore[arg-type]

@@ -13,7 +13,10 @@ import pytest
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
 from duologue import Agent, tool
+from duologue.audio import resample, rms_dbfs
+from duologue.models import Cascade
 from duologue.serve import RunningServer, ServeOptions, serving
+from duologue.speech.piper import PiperTTS
 from duologue.wire.openai_realtime import ServerLimits
 from tests.real_clients.scripted_server import UTTERANCES, Scripted, echo, session_of, speech
 
@@ -134,8 +137,9 @@ async def test_an_agents_tools_are_its_own() -> None:
     async with _served() as server, _connected(server) as connection:
         heard = Heard(connection)
         await _say(connection, speech(3, 1.0) + speech(0, 2.0))
-        await heard.until("response.done", 2)
+        done = await heard.until("response.done")
         assert heard.said == "It is rain in Oslo."
+        assert [item.type for item in done.response.output] == ["message"], "one answer, whatever it took"
         assert not any("function_call" in type for type in heard.types)
 
 
@@ -273,3 +277,26 @@ async def test_a_session_that_is_too_old_ends_as_the_vendor_ends_it() -> None:
         assert error.error.code == "session_expired"
         with pytest.raises(Exception, match="1001"):
             await heard.until("never")
+
+
+@tool(examples=["what's my next stop", "where do I go next"])
+async def next_stop() -> str:
+    """The driver's next delivery address."""
+    return "12 Harbour Street"
+
+
+async def test_real_speech_is_recognised_and_answered_in_real_speech() -> None:
+    tts = PiperTTS()
+    spoken = b"".join([resample(c.pcm, c.rate, 24_000) async for c in tts.synthesize("What's my next stop?")])
+    await tts.close()
+    agent = Agent(model=Cascade.local("phrase"), tools=[next_stop])
+    async with serving(agent, ServeOptions(port=0, studio=False)) as server, _connected(server) as connection:
+        heard = Heard(connection)
+        await _say(connection, bytes(24_000) + spoken + bytes(96_000))
+        done = await heard.until("response.done")
+        assert done.response.status == "completed"
+        assert "Harbour Street" in heard.said
+        assert len(heard.audio) > 48_000
+        assert rms_dbfs(heard.audio) > -40
+        words = [item.text for item in session_of(server).history if item.kind == "user"]
+        assert "next stop" in words[0].lower()

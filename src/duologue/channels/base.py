@@ -89,6 +89,11 @@ class Channel(ABC):
     def traits(self) -> Traits:
         """What it carries. Known once :meth:`start` has returned."""
 
+    @property
+    def way_s(self) -> float:
+        """Seconds that a message takes to the participant, as far as the channel knows; 0.0 if it does not."""
+        return 0.0
+
     async def start(self, port: Port) -> None:
         """Open it. Raises a typed error if it cannot work; called before the conversation begins."""
         self.port = port

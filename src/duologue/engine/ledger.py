@@ -75,6 +75,7 @@ class Ledger:
         "_ack_at",
         "_anchor",
         "_bases",
+        "_began_at",
         "_best",
         "_cut_end",
         "_played",
@@ -88,6 +89,7 @@ class Ledger:
         "rate",
         "sent",
         "underruns",
+        "way_s",
     )
 
     def __init__(self, rate: int, options: LedgerOptions | None = None) -> None:
@@ -102,6 +104,8 @@ class Ledger:
         self._ack_at = 0.0
         self._bases: deque[float] = deque(maxlen=_RECENT)  # when sample 0 would have been played, by recent reports
         self.delays: deque[float] = deque(maxlen=_RECENT)  # how long reports that came with their time were under way
+        self.way_s = 0.0  # the same, as the channel knows it from elsewhere
+        self._began_at: float | None = None  # when the present unbroken playout was begun, while no report speaks of it
         self._best = -1.0  # the earliest of them while playout ran without a break
         self._anchor = 0  # where on the track the present unbroken playout began
         self._cut_end = 0
@@ -119,8 +123,9 @@ class Ledger:
                 self.underruns += 1
                 self.lead_s = min(self.options.lead_max_s, self.lead_s * 1.25)
             self._played = float(position)
-            self._ack_at = now + self.options.lag_s
+            self._ack_at = now + max(self.options.lag_s, self.delay_s)
             self._restart(position)
+            self._began_at = now
         spans = self._spans
         last = spans[-1] if spans else None
         if (
@@ -155,6 +160,7 @@ class Ledger:
         self.acknowledged = played
         if self.clearing or played <= self._anchor:
             return  # it speaks of audio from before a break, and says nothing of how far the rest has come
+        self._began_at = None
         if at is not None:
             self._bases.clear()  # a report with its time is exact, however long it took
         self._bases.append((now if at is None else min(now, max(at, now - _OLDEST_S))) - played / self.rate)
@@ -171,6 +177,12 @@ class Ledger:
         # A lead that was enough for long may shrink: a second of comfort gives back about a percent.
         if self.lead_s > self.options.lead_min_s and self.sent - played > self.rate * self.options.lead_min_s:
             self.lead_s = max(self.options.lead_min_s, self.lead_s * 0.999)
+
+    def learn_way(self, seconds: float) -> None:
+        """A message to the listener takes so long, by what the channel knows. Reports of playout know better."""
+        self.way_s = seconds
+        if self._began_at is not None:
+            self._ack_at = self._began_at + max(self.options.lag_s, self.delay_s)
 
     def clear(self, now: float) -> None:
         """A ``clear`` was sent: nothing beyond what is being rendered when it arrives will be heard."""
@@ -204,13 +216,14 @@ class Ledger:
         self._anchor = position
         self._bases.clear()
         self._best = -1.0
+        self._began_at = None
 
     # ------------------------------------------------------------------ questions
 
     @property
     def delay_s(self) -> float:
-        """Seconds that a message to or from the listener takes, as far as its reports tell; 0.0 if they do not."""
-        return min(self.delays, default=0.0)
+        """Seconds that a message to or from the listener takes, as far as its reports (else the channel) tell."""
+        return min(self.delays, default=self.way_s)
 
     def played(self, now: float) -> int:
         """Estimated track position being rendered at `now`."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -22,10 +22,8 @@ from ..tools.base import ToolCall
 from ..wire.nova_sonic import Meanings, Output, StreamException
 from ..wire.nova_sonic import meaning as m
 from .base import (
-    Began,
     Connection,
     Context,
-    Ended,
     Ending,
     Lost,
     Refused,
@@ -36,6 +34,7 @@ from .base import (
     UsageEvidence,
 )
 from .ears import Ears
+from .nova_answers import Answers
 from .nova_errors import error_of
 from .nova_feed import Feed
 from .nova_history import entries_of, result_text
@@ -54,23 +53,10 @@ _FRESH = 0.5
 _NOTICE_S, _NOTICE = 60.0, 0.25
 #: how often silence and limits are looked after: while silence is being sent, and else
 _TICK_SILENT_S, _TICK_S = 0.1, 0.5
-#: after a tool use, the wait for another one of the same request
-_MORE_TOOLS_S = 0.25
 #: speech by our own ears that a service must not ignore, and for how long it may (seconds). Then it is taken for deaf
 _SPEECH_S, _DEAF_S = 0.6, 8.0
 #: texts of ours that the service might show again as the user's
 _REMEMBERED = 8
-_VERBATIM = "Say exactly the following, word for word, and nothing else. Do not answer it, do not add to it:\n\n"
-_GO_ON = "Go on."
-
-
-class _Asked:
-    """An answer that was asked for and has not begun to be spoken. `text` is what asks for it; None: tool results do."""
-
-    def __init__(self, response: str, text: str | None) -> None:
-        self.response = response
-        self.text = text
-        self.sent = text is None
 
 
 class NovaConnection(Connection):
@@ -81,23 +67,16 @@ class NovaConnection(Connection):
         self.context = context
         self._link: NovaLink | None = None
         self._feed: Feed | None = None  # there is one once the connection is used
-        self._history: Sequence[Item] = ()
         self._meanings = Meanings()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._tool_timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._current = ""  # the response that is being made
-        self._dropping = False  # what is left of an answer that nobody wants is coming in
-        self._asked: deque[_Asked] = deque()
-        self._results: Literal["none", "given", "spoken"] = "none"  # of tools, on this connection: what came of them
-        self._late: list[str] = []  # results that only text can carry, until an answer is asked for
-        self._notes: list[str] = []
         self._typed = ""
         self._texts: deque[str] = deque(maxlen=_REMEMBERED)
         self._interactive_at = 0.0
         self._told_ending = False
         self.turns = UserTurns(context, self._position_of)
+        self.answers = Answers(context, self.turns, self._send_text, self._awaits_results)
         rate = model.capabilities.input_rate
         self._ears = Ears(model.vad(), rate, self._window) if model.vad is not None else None
         self._voiced = 0  # samples of speech since the provider last said anything
@@ -161,10 +140,10 @@ class NovaConnection(Connection):
     async def close(self) -> None:
         """See Connection."""
         self._closed = True
-        for timer in (self._timer, self._tool_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.turns.close()
+        self.answers.close()
         if self._link is not None:
             await self._link.close()
 
@@ -179,6 +158,7 @@ class NovaConnection(Connection):
         self._send(lambda: [protocol.open_audio(self.model.capabilities.input_rate)])
         self._feed_frames(self._feed.fill(_PRIMING))
         self._interactive_at = now
+        self.answers.open = True
         if link.life_s is not None and link.life_s < self.model.limits.connection_s:
             self._tell_ending(link.life_s, "the credentials expire")
         self._tick()
@@ -200,7 +180,7 @@ class NovaConnection(Connection):
             self._tell_ending(notice, "nobody has spoken for long")
         if self._voiced_at and now - self._voiced_at >= _DEAF_S:
             self._tell_ending(_NOTICE_S, "the service does not hear the user")
-        self._pump()
+        self.answers.pump()
         self._timer = self._loop.call_later(_TICK_SILENT_S if self._feed.silent else _TICK_S, self._tick)
 
     # ------------------------------------------------------------------ sending
@@ -263,24 +243,21 @@ class NovaConnection(Connection):
 
     def text(self, turn: str, text: str) -> None:
         """See Connection."""
-        notes, self._notes = self._notes, []
+        notes, self.answers.notes = self.answers.notes, []
         self._typed = "\n".join([*notes, text])
 
     def item(self, item: Item) -> None:
         """See Connection. Nova Sonic takes context only together with something that it answers."""
         if item.text:
-            self._notes.append(f"[Context: {item.text}]")
+            self.answers.notes.append(f"[Context: {item.text}]")
 
     def commit(self, turn: str) -> None:
         """See Connection."""
         typed, self._typed = self._typed, ""
         self.turns.committed(turn)
-        for asked in [entry for entry in self._asked if entry.text is not None or entry.sent]:
-            self._asked.remove(asked)
-            self._over(asked.response, "cancelled" if asked.text is not None else "completed")
+        self.answers.turn_committed()
         if typed:
-            if self._current:
-                self._drop_current()
+            self.answers.drop()
             self._send_text(typed)
 
     def discard(self, turn: str) -> None:
@@ -290,61 +267,19 @@ class NovaConnection(Connection):
     # ------------------------------------------------------------------ answers
 
     def respond(self, response: str, instructions: str, origin: ResponseOrigin) -> None:
-        """See Connection. The model answers tool results unasked: what is asked for then may have been said already."""
-        self.context.report(Began(response=response, origin=origin))
-        late, self._late = self._late, []
-        link = self._link
-        if origin in ("tool", "farewell") and not late and not instructions:
-            waiting = link is not None and bool(link.protocol.tool_uses)
-            if self._results == "spoken" or waiting:
-                self._over(response, "completed")
-                return
-            if self._results == "given":
-                self._ask(response, None)
-                return
-        notes, self._notes = self._notes, []
-        told = [f"[Instruction, not said by the user: {instructions}]"] if instructions else []
-        self._ask(response, "\n".join([*notes, *late, *told]) or _GO_ON)
+        """See Connection."""
+        self.answers.respond(response, instructions, origin)
 
     def say(self, response: str, text: str, origin: ResponseOrigin) -> None:
         """See Connection. The provider has no verbatim speech: it is instructed."""
-        self.context.report(Began(response=response, origin=origin))
-        self._ask(response, _VERBATIM + text)
-
-    def _ask(self, response: str, text: str | None) -> None:
-        self._asked.append(_Asked(response, text))
-        self._pump()
-
-    def _pump(self) -> None:
-        """Ask for the next answer, if nothing else is going on."""
-        if self._feed is None or not self._asked or self._asked[0].sent:
-            return
-        if self._current or self._dropping or self.turns.busy:
-            return
-        asked = self._asked[0]
-        asked.sent = True
-        assert asked.text is not None
-        self._send_text(asked.text)
+        self.answers.say(response, text, origin)
 
     def cancel(self, response: str) -> None:
         """See Connection. The provider cannot be told: what it still sends of it is dropped."""
-        if response == self._current:
-            self._drop_current()
-            return
-        for asked in self._asked:
-            if asked.response == response:
-                self._asked.remove(asked)
-                self._dropping = self._dropping or (asked.sent and asked.text is not None)
-                self._over(response, "cancelled")
-                return
+        self.answers.cancel(response)
 
-    def _drop_current(self) -> None:
-        current, self._current = self._current, ""
-        self._dropping = True
-        self._over(current, "cancelled")
-
-    def _over(self, response: str, status: str) -> None:
-        self.context.report(Ended(response=response, status=status))  # type: ignore[arg-type]
+    def _awaits_results(self) -> bool:
+        return self._link is not None and bool(self._link.protocol.tool_uses)
 
     def tool_result(self, call: str, name: str, text: str, *, error: bool) -> None:
         """See Connection. A result for a tool use of an older stream goes as text."""
@@ -352,10 +287,9 @@ class NovaConnection(Connection):
         if link is None or self._feed is None:
             return
         if call not in link.protocol.tool_uses:
-            self._late.append(f"[{result_text(name, text, failed=error)}]")
+            self.answers.late.append(f"[{result_text(name, text, failed=error)}]")
             return
-        self._results = "given"
-        self._end_tool_request()
+        self.answers.result_given()
         self._send(lambda: link.protocol.tool_result(call, _as_json(text, error)))
 
     # ------------------------------------------------------------------ what the provider says
@@ -376,89 +310,46 @@ class NovaConnection(Connection):
         if e.text.strip() in self._texts:
             return  # our own words to the model, shown again
         self._interactive_at = self.context.now()
-        self._dropping = False  # what comes now answers this
-        if self._current:
-            self._end_current()
+        self.answers.dropping = False  # what comes now answers this
+        self.answers.end()
         self.turns.said(e.text)
 
     def _interrupted(self, e: m.Interrupted) -> None:
-        self._dropping = False  # the provider has stopped by itself
         self.turns.interrupted()
-        if self._current:
-            current, self._current = self._current, ""
-            self._over(current, "cancelled")
-
-    def _begin_answer(self) -> bool:
-        """What comes belongs to an answer; begin it if it is a new one. False if nobody wants it."""
-        if self._dropping:
-            return False
-        if self._tool_timer is not None:
-            self._end_tool_request()
-        if self._current:
-            return True
-        if self._results == "given":
-            self._results = "spoken"
-        turn = self.turns.answered()
-        if not turn and self._asked and self._asked[0].sent:
-            self._current = self._asked.popleft().response
-            return True
-        response = self.context.next_response()
-        self._current = response
-        self.context.report(Began(response=response, turn=turn, origin="turn" if turn else "respond"))
-        return self._current == response  # the session may have had no room for it
+        self.answers.interrupted()
 
     def _audio_began(self, e: m.AudioBegan) -> None:
-        self._begin_answer()
+        self.answers.begin()
 
     def _planned(self, e: m.Planned) -> None:
-        if self._begin_answer():
-            self.context.report(Said(response=self._current, text=e.text if e.text[-1:].isspace() else f"{e.text} "))
+        if self.answers.begin():
+            self.context.report(
+                Said(response=self.answers.current, text=e.text if e.text[-1:].isspace() else f"{e.text} ")
+            )
 
     def _spoken(self, e: m.Spoken) -> None:
         # What was heard is known better here than there: the plan, cut where playout stopped.
         logger.debug("the record of an answer has come: %d characters", len(e.text))
 
     def _chunk(self, e: m.Chunk) -> None:
-        if self._current:
-            self.context.report(Spoke(response=self._current, pcm=e.pcm))
+        if self.answers.current:
+            self.context.report(Spoke(response=self.answers.current, pcm=e.pcm))
 
     def _turn_over(self, e: m.TurnOver) -> None:
-        self._dropping = False
-        self._end_current()
-        self._pump()
+        self.answers.turn_over()
 
     def _tool_wanted(self, e: m.ToolWanted) -> None:
-        if self._dropping:
+        if self.answers.dropping:
             # Exactly one result is due, also for a tool that nobody wants run any more.
             link = self._link
             assert link is not None
             self._send(lambda: link.protocol.tool_result(e.id, _as_json("The user interrupted; it was not run.", True)))
-            return
-        if self._tool_timer is not None:
-            self._tool_timer.cancel()
-            self._tool_timer = None
-        if self._begin_answer():
+        elif self.answers.request():
             call = ToolCall(id=e.id, name=e.name, arguments=e.arguments)
-            self.context.report(ToolRequested(response=self._current, call=call))
+            self.context.report(ToolRequested(response=self.answers.current, call=call))
 
     def _tools_asked(self, e: m.ToolsAsked) -> None:
-        """A tool use is complete; others of the same request may follow at once. Then it is an answer of its own."""
-        if self._current:
-            if self._tool_timer is not None:
-                self._tool_timer.cancel()
-            self._tool_timer = self._loop.call_later(_MORE_TOOLS_S, self._end_tool_request)
-
-    def _end_tool_request(self) -> None:
-        if self._tool_timer is None:
-            return
-        self._tool_timer.cancel()
-        self._tool_timer = None
-        self._end_current()
-
-    def _end_current(self) -> None:
-        if self._current:
-            current, self._current = self._current, ""
-            self._over(current, "completed")
+        self.answers.requested()
 
     def _used(self, e: m.Used) -> None:
         self.context.report(

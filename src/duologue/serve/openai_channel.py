@@ -34,6 +34,7 @@ from ..events import (
     SessionEnded,
     SessionStarted,
     TextInput,
+    ToolFinished,
     ToolStarted,
     TurnCommitted,
     TurnDiscarded,
@@ -108,6 +109,9 @@ class RealtimeChannel(Channel):
         self._asked_turns: set[str] = set()  # turns that the client asked to be answered
         self._early: dict[str, list[tuple[bytes, int]]] = {}  # audio that overtook its response's first event
         self._early_calls: list[ToolStarted] = []  # calls of an answer that waited for its turn to be committed
+        self._working: Reply | None = None  # an answer whose tools are out, or have not been spoken of
+        self._reported = False
+        self._running: set[str] = set()  # the agent's tools
         self._sounding: set[str] = set()  # responses that somebody may be hearing
         self._started: int | None = None  # speech over the agent, not told yet
         self._stopped: int | None = None  # its end, not told before the turn is over
@@ -161,11 +165,13 @@ class RealtimeChannel(Channel):
                     self._replies.text(reply, event.text)
             case ResponseFinished():
                 self._response_finished(event)
-            case ToolStarted() if self._remote is not None:
+            case ToolStarted():
                 if (reply := self._replies.get(event.response)) is not None:
                     self._call(reply, event)
                 else:
                     self._early_calls.append(event)
+            case ToolFinished() if self._remote is None:
+                self._tool_finished(event)
             case UsageReported():
                 before = self._replies.usage or Usage()
                 given, made = before.input_tokens + event.input_tokens, before.output_tokens + event.output_tokens
@@ -198,6 +204,7 @@ class RealtimeChannel(Channel):
         self._started = self._stopped = None
 
     def _committed(self, turn: str, text: str) -> None:
+        self._finish_work()
         if turn in self._asked_turns and not self._made:
             return  # typed: it is a message already
         if not self._made:
@@ -219,7 +226,13 @@ class RealtimeChannel(Channel):
         asked = event.origin == "respond" or event.turn in self._asked_turns
         asked = asked or (event.origin == "tool" and self._remote is not None)
         params = self._wanted.popleft() if asked and self._wanted else ResponseParams()
-        reply = self._replies.begin(event.response, params)
+        before = self._working
+        if before is not None and event.origin in ("tool", "filler", "farewell"):
+            reply = self._working = self._replies.go_on(before, event.response)
+            self._reported = event.origin != "filler"
+        else:
+            self._finish_work()
+            reply = self._replies.begin(event.response, params)
         for pcm, position in self._early.pop(event.response, ()):
             self._replies.audio(reply, pcm, position)
         for call in self._early_calls:
@@ -228,8 +241,33 @@ class RealtimeChannel(Channel):
         self._early_calls.clear()
 
     def _call(self, reply: Reply, event: ToolStarted) -> None:
-        arguments = msgspec.json.encode(event.arguments).decode()
-        self._replies.call(reply, event.call, event.name, arguments)
+        if self._remote is not None:
+            arguments = msgspec.json.encode(event.arguments).decode()
+            self._replies.call(reply, event.call, event.name, arguments)
+            return
+        # An agent's tools are its own affair: to the client its answer goes on until it has told what they found.
+        self._working, self._reported = reply, False
+        self._running.add(event.call)
+
+    def _tool_finished(self, event: ToolFinished) -> None:
+        self._running.discard(event.call)
+        if event.status == "cancelled" and not self._running:
+            self._finish_work()
+
+    def _finish_work(self) -> None:
+        """Nothing more is to be told of the agent's tools."""
+        reply, self._working = self._working, None
+        self._running.clear()
+        if reply is not None and self._live().conductor.responses.get(reply.response) is None:
+            self._replies.end(reply, "completed")
+
+    def _end(self, reply: Reply) -> None:
+        """All of a response has been made. If the agent's tools are out, the client's response stays open for what they find."""
+        if reply is not self._working:
+            self._replies.end(reply, "completed")
+        elif self._reported and not self._running:
+            self._working = None
+            self._replies.end(reply, "completed")
 
     def _response_finished(self, event: ResponseFinished) -> None:
         self._sounding.discard(event.response)
@@ -238,11 +276,13 @@ class RealtimeChannel(Channel):
         if (reply := self._replies.get(event.response)) is None:
             return
         if event.status == "completed":
-            self._replies.end(reply, "completed")
+            self._end(reply)
         elif event.status == "failed":
             self._replies.end(reply, "failed", error=("server_error", event.reason))
         else:
             self._replies.end(reply, "cancelled", "client_cancelled" if self._cancelled else "turn_detected")
+        if event.status != "completed" and reply is self._working:
+            self._working = None
         self._cancelled = False
 
     def audio(self, response: str, offset: int, position: int, pcm: bytes) -> None:
@@ -260,7 +300,7 @@ class RealtimeChannel(Channel):
 
         def end() -> None:
             if (reply := self._replies.get(response)) is not None:
-                self._replies.end(reply, "completed")
+                self._end(reply)
                 self._ready.set()
 
         # Behind the events of the response that are on their way through the journal.
@@ -371,7 +411,7 @@ class RealtimeChannel(Channel):
         conversation = self._live().conductor.conversation
         turn = next((turn for turn, item in self._messages.items() if item == item_id), item_id)
         message = self._answers.message(item_id)
-        reply = self._replies.of(message.answer) if message is not None else None
+        reply = self._replies.get(message.owner) if message is not None else None
         if reply is not None:
             conversation.remove("assistant", reply.response)
         elif not any(conversation.remove(kind, turn) for kind in ("user", "assistant", "note")):
@@ -413,10 +453,10 @@ class RealtimeChannel(Channel):
 
     def _truncated(self, request: Truncated) -> None:
         message = self._answers.message(request.item_id)
-        reply = self._replies.of(message.answer) if message is not None else None
+        reply = self._replies.get(message.owner) if message is not None else None
         if message is None or reply is None or reply.start is None:
             return
-        samples = message.start * RATE // message.answer.format.hz + request.audio_end_ms * RATE // 1000
+        samples = request.audio_end_ms * RATE // 1000
         session = self._live()
         if session.conductor.responses.get(reply.response) is None:
             # It is history already, by our estimate of what was heard. The client knows better.

@@ -67,13 +67,22 @@ class Replies:
         self._advance()
         return reply
 
+    def go_on(self, before: Reply, response: str) -> Reply:
+        """A response that the client is to take for more of the one before it: what an agent says of its own tools."""
+        if self.current is not before or before.answer is None:
+            return self.begin(response, ResponseParams())
+        before.end = _End("completed")
+        reply = Reply(response, before.params)
+        reply.answer = before.answer
+        reply.answer.pause()
+        reply.answer.owner = response
+        self._all[response] = reply
+        self._queue[0] = reply
+        return reply
+
     def get(self, response: str) -> Reply | None:
         """A reply that is not long gone."""
         return self._all.get(response)
-
-    def of(self, answer: Answer) -> Reply | None:
-        """The reply that is this answer on the wire."""
-        return next((reply for reply in reversed(self._all.values()) if reply.answer is answer), None)
 
     @property
     def current(self) -> Reply | None:
@@ -117,6 +126,7 @@ class Replies:
             reply = self._queue[0]
             if reply.answer is None:
                 reply.answer = self._answers.begin(reply.params)
+                reply.answer.owner = reply.response
                 held, reply.held = reply.held, []
                 for step in held:
                     step(reply.answer)

@@ -290,6 +290,7 @@ class Listener:
         if self.ledger.played(now) >= self.ledger.sent and not self._sounding:
             then()
             return
+        self.ledger.learn_way(self.channel.way_s)
         self.ledger.clear(now)
         self._after_clear.append(then)
         playing = self.playing

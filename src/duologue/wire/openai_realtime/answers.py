@@ -53,6 +53,8 @@ class Answer:
         self.params = params
         self.modality: str = (params.output_modalities or config.output_modalities)[0]
         self.format = config.audio.output.format
+        #: the application's name of whatever it is that the messages which follow say
+        self.owner = ""
         self.item_id = ""  # of the message that is (or was last) being made
         self.samples = 0
         self.status: ResponseStatus = "in_progress"
@@ -93,6 +95,10 @@ class Answer:
         self.samples += samples
         self._messages[self.item_id].end = self.samples
         self._protocol.send(AudioDelta(response_id=self.id, item_id=self.item_id, output_index=self._index, delta=data))
+
+    def pause(self) -> None:
+        """The message is whole; what follows is another one of the same response."""
+        self._close_message("completed")
 
     def call(self, call_id: str, name: str, arguments: str) -> None:
         """The model wants a function called."""
@@ -206,10 +212,11 @@ _NO_USAGE = Usage()
 class Message:
     """A spoken message: the samples `[start, end)` of its answer, at the output format's rate."""
 
-    __slots__ = ("answer", "end", "start")
+    __slots__ = ("answer", "end", "owner", "start")
 
     def __init__(self, answer: Answer, start: int) -> None:
         self.answer = answer
+        self.owner = answer.owner
         self.start = start
         self.end = start
 
