@@ -113,6 +113,7 @@ class GeminiConnection(Connection):
         self._current: _Making | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._dropping = False  # what is left of an answer that nobody wants is coming in
+        self._made = False  # the answer of the model's turn is whole; the turn is not over yet
         self._asked: deque[_Asked] = deque()
         self._typed = ""
         self._notes: list[str] = []
@@ -410,7 +411,7 @@ class GeminiConnection(Connection):
         tools, waiting = self._tools, bool(self._asked) and self._asked[0].sent
         if tools == "given":
             self._tools = "spoken"
-        turn = self.turns.answered(unasked=tools != "given" and not waiting)
+        turn = self.turns.answered(unasked=tools != "given" and not waiting and not self._made)
         if not turn and waiting:
             self._current = self._making(self._asked.popleft().response)
             return self._current
@@ -432,6 +433,8 @@ class GeminiConnection(Connection):
             self._ending = None
 
     def _words(self, e: m.ModelWords) -> None:
+        if self._made and self._current is None:
+            return  # a transcript that trailed too far behind
         if (making := self._answer()) is None:
             return
         if self.model.speaks and self.context.speaks:
@@ -467,6 +470,7 @@ class GeminiConnection(Connection):
         self._end_current()
 
     def _generated(self, e: m.Generated) -> None:
+        self._made = True
         if self._current is not None and self._ending is None:
             self._ending = self._loop.call_later(_TRAILING_S, self._end_current)
 
@@ -483,7 +487,7 @@ class GeminiConnection(Connection):
             self.user_ready()
 
     def _turn_over(self, e: m.TurnOver) -> None:
-        self._dropping = False
+        self._dropping = self._made = False
         if e.reason:
             logger.debug("the turn was ended: %s", e.reason)
         self._end_current()
@@ -508,7 +512,7 @@ class GeminiConnection(Connection):
             self.turns.no_answer()
 
     def _interrupted(self, e: m.Interrupted) -> None:
-        self._dropping = False  # what still comes of it is fenced off by its meaning
+        self._dropping = self._made = False  # what still comes of it is fenced off by its meaning
         making = self._current
         self.turns.interrupted()
         if making is not None and self._current is making:
