@@ -85,7 +85,7 @@ async def test_progress_is_passed_on() -> None:
 
 @pytest.mark.anyio
 async def test_a_call_has_a_deadline() -> None:
-    async with loaded(stdio(timeout=0.2)) as tools:
+    async with loaded(stdio(timeout=1.5)) as tools:
         result = await run(tools["hang"])
         assert result.status in ("timeout", "error")
         assert "in time" in (result.error or "") or "did not answer" in (result.error or "")

@@ -39,6 +39,10 @@ _CLOSE_S = 1.0
 _TICK_S = 0.01
 
 
+#: frames that are written before other tasks have their turn
+_TURN = 16
+
+
 class SocketClosedError(Exception):
     """The socket is closed. `code` is its WebSocket close code."""
 
@@ -327,8 +331,13 @@ async def _write(socket: Socket, link: ServerProtocol, writable: asyncio.Event) 
     try:
         while True:
             writable.clear()
+            written = 0
             while (frame := link.next_frame(loop.time())) is not None:
                 await socket.send(frame)
+                written += 1
+                if not written % _TURN:
+                    # A replay of seconds must not keep other calls, or the news that the socket is gone, waiting.
+                    await asyncio.sleep(0)
             if link.close_code is not None:
                 return
             await writable.wait()
