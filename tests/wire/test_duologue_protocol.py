@@ -753,6 +753,15 @@ def test_a_burst_after_a_stall_is_taken_and_a_flood_is_not() -> None:
     assert (error.code, error.close_code) == ("rate", 4008)
 
 
+def test_what_was_kept_over_links_that_did_not_live_is_no_flood() -> None:
+    pair = Pair(ServerOptions(messages_per_s=100, burst=1000))
+    pair.cut()
+    pair.resume()
+    for k in range(3500):  # a grace period's worth, and the burst
+        pair.link.receive_bytes(encode_user_audio(1, k + 1, 320 * k, bytes(640)), pair.now)
+    assert pair.link.close_code is None
+
+
 def test_a_client_that_does_not_read_is_cut_off_and_may_resume() -> None:
     pair = Pair(ServerOptions(queue_events=100))
     for k in range(101):

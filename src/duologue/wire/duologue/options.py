@@ -20,7 +20,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
         grace_s: how long a call outlives its link.
         handshake_s: time for the client's `hello`.
         text_bytes: longest text message.
-        messages_per_s, burst: token bucket over the messages of one link.
+        messages_per_s, burst: token bucket over the messages of one link. A resumed one may send on top what a grace period allows,
+            since it brings what was kept meanwhile.
         max_errors: non-fatal errors of a client on one link before it is closed.
         keep_audio_s, keep_event_bytes: what is kept for a replay.
         queue_audio_s, queue_events: what waits for transmission at most.
@@ -71,3 +72,8 @@ class TokenBucket:
             return False
         self._store = store - 1.0
         return True
+
+    def grant(self, messages: float) -> None:
+        """Let so many more come at once."""
+        self._burst += messages
+        self._store += messages

@@ -195,6 +195,8 @@ class ServerProtocol:
                 code="resume",
                 close_code=4004,
             )
+        # The client brings what it kept, perhaps over several links that did not live to take it.
+        self._bucket.grant(self.options.messages_per_s * self.options.grace_s)
         # What the old link had still queued gets its numbers now, so that the replay has it too.
         delivery.flush_events()
         last = Position(*resume.last)
