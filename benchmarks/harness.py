@@ -38,10 +38,13 @@ type Figure = Number | Mapping[str, Number | None] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to run: `quick` shrinks the work to under 50 s; `seed` makes a run repeatable."""
+    """How to run: `quick` shrinks the work to under 50 s; `seed` makes a run repeatable; `peers` is the Python interpreter
+    of an environment with the peer that a benchmark compares with.
+    """
 
     quick: bool = False
     seed: int = 1
+    peers: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,11 @@ def main(name: str, about: str | None, measure: Callable[[Options], Result], arg
     )
     parser.add_argument("--quick", action="store_true", help="under 50 s, with a smaller n")
     parser.add_argument("--seed", type=int, default=Options.seed, help="of everything drawn by chance")
+    parser.add_argument(
+        "--peers", default="", metavar="PYTHON", help="compare with the peer installed there, where there is one"
+    )
     given = parser.parse_args(argv)
-    options = Options(quick=given.quick, seed=given.seed)
+    options = Options(quick=given.quick, seed=given.seed, peers=given.peers)
     report(name, measure(options), options)
 
 

@@ -14,6 +14,8 @@ as the model receives them, which carry their own positions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import random
 import socket
 import struct
@@ -118,7 +120,9 @@ class Counting(Model):
     @property
     def capabilities(self) -> Capabilities:
         """See Model."""
-        return Capabilities(authority="engine", input_rate=MIC_RATE, output_rate=RATE, inputs=frozenset({"audio", "sensor"}))
+        return Capabilities(
+            authority="engine", input_rate=MIC_RATE, output_rate=RATE, inputs=frozenset({"audio", "sensor"})
+        )
 
     async def open(self, context: Context) -> Connection:
         """See Model."""
@@ -165,7 +169,7 @@ def _received(server: Server, session: str) -> Received:
 
 
 class Proxy:
-    """A TCP proxy on loopback for one call; its present link can be cut. `links` counts the links there were."""
+    """A TCP proxy on loopback for one call; its present link can be cut."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -173,12 +177,7 @@ class Proxy:
         self._pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter] | None = None
         self._pumps: set[asyncio.Task[None]] = set()
         self._deaf: list[asyncio.StreamWriter] = []
-        self.links = 0
-
-    @property
-    def linked(self) -> bool:
-        """Whether there is a link to cut."""
-        return self._pair is not None
+        self.linked = asyncio.Event()  # there is a link to cut
 
     async def start(self) -> int:
         """Listen; returns the port."""
@@ -193,7 +192,7 @@ class Proxy:
             writer.transport.abort()
             return
         self._pair = (writer, far_writer)
-        self.links += 1
+        self.linked.set()
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             pump = asyncio.create_task(self._pump(source, sink))
             self._pumps.add(pump)
@@ -217,6 +216,7 @@ class Proxy:
         assert self._pair is not None
         near, far = self._pair
         self._pair = None
+        self.linked.clear()
         self._deaf += [near, far]
         if kind == "reset":
             _reset(near)
@@ -259,7 +259,7 @@ class Faults:
         self.lost += sum(number not in counts for number in range(1, sent + 1))
         self.doubled += sum(count - 1 for count in counts.values())
         firsts = list(dict.fromkeys(received))
-        self.out_of_order += sum(later < earlier for earlier, later in zip(firsts, firsts[1:], strict=False))
+        self.out_of_order += sum(later < earlier for earlier, later in itertools.pairwise(firsts))
 
 
 @dataclass
@@ -282,6 +282,7 @@ async def hold_call(server: Rig, kinds: Sequence[Kind], seed: int, found: Found)
     proxy = Proxy(int(server.url.split(":")[2].split("/")[0]))
     port = await proxy.start()
     numbers: list[int] = []
+    arrived = asyncio.Event()
     sent = 0
     async with connect(
         f"ws://127.0.0.1:{port}/ws", input_rate=MIC_RATE, output_rate=RATE, event_buffer=1 << 20, seed=seed
@@ -291,6 +292,7 @@ async def hold_call(server: Rig, kinds: Sequence[Kind], seed: int, found: Found)
             async for event in call:
                 if isinstance(event, UserTranscript):
                     numbers.append(int(event.text))
+                    arrived.set()
                 elif isinstance(event, ErrorEvent):
                     found.gaps.append(f"{event.code}: {event.message}")
                 elif isinstance(event, ListenerBack) and (event.gap_events or event.gap_ms):
@@ -322,9 +324,11 @@ async def hold_call(server: Rig, kinds: Sequence[Kind], seed: int, found: Found)
                 task.cancel()
             await asyncio.sleep(1.0)
             received = await server.ask(_received, call.session)
-            end = loop.time() + _UP_S
-            while loop.time() < end and (not numbers or numbers[-1] < received.told):
-                await asyncio.sleep(0.1)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_UP_S):
+                    while not numbers or numbers[-1] < received.told:
+                        arrived.clear()
+                        await arrived.wait()
             found.events.add(received.told, numbers)
             found.inputs.add(sent, received.inputs)
             found.samples_up.sent += received.samples
@@ -344,15 +348,14 @@ async def hold_call(server: Rig, kinds: Sequence[Kind], seed: int, found: Found)
 async def _cut(call: Call, proxy: Proxy, kind: Kind, chance: random.Random, found: Found) -> None:
     """Cut, and wait until the proxy sees a new link (not until the resume is through)."""
     loop = asyncio.get_running_loop()
-    while not proxy.linked:
-        await asyncio.sleep(0.002)
-    links, began = proxy.links, loop.time()
+    await proxy.linked.wait()
+    began = loop.time()
     proxy.cut(kind, chance)
     found.cuts[kind] += 1
-    while proxy.links == links:
-        if loop.time() - began > _UP_S:
-            raise TimeoutError(f"no new link {_UP_S} s after a {kind}")
-        await asyncio.sleep(0.002)
+    try:
+        await asyncio.wait_for(proxy.linked.wait(), _UP_S)
+    except TimeoutError:
+        raise TimeoutError(f"no new link {_UP_S:g} s after a {kind}: {list(call.errors)[-2:]}") from None
     found.back_s[kind].append(loop.time() - began)
 
 

@@ -11,14 +11,13 @@ import multiprocessing
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from benchmarks.harness import pin
 from duologue.agent import Agent, AgentFactory
 from duologue.audio import voiced_spans
-from duologue.client import Call
 from duologue.errors import DuologueError
 from duologue.events import AnyEvent
 from duologue.serve import ServeOptions, serving
@@ -177,13 +176,23 @@ class Ear:
         return end
 
 
+class OnTheLine(Protocol):
+    """What a caller needs of a call."""
+
+    async def send_audio(self, pcm: bytes) -> object: ...
+
+    async def interrupt(self) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[AnyEvent]: ...
+
+
 class Caller:
     """A caller on the line: a microphone that is always open, an ear, and a notebook for events.
 
     A frame is sent when its last sample has been captured; sample `p` of the microphone is captured at `time_of(p)`.
     """
 
-    def __init__(self, call: Call, ear: Ear, *, seed: int = 1, noise_dbfs: float | None = ROOM_DBFS) -> None:
+    def __init__(self, call: OnTheLine, ear: Ear, *, seed: int = 1, noise_dbfs: float | None = ROOM_DBFS) -> None:
         self.call = call
         self.ear = ear
         self.events: list[AnyEvent] = []

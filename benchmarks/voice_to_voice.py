@@ -10,7 +10,8 @@ begins with the first 10 ms at or above -45 dBFS that the playback device render
 the caller's words are recognised (word error rate up to 10 %) and pauses are waited out (up to 5 % false cut-offs: the agent
 was heard in a pause of the caller's sentence, or the sentence was taken for two turns).
 
-`--peers PYTHON` runs the same callers against a peer's pipeline of the same local models; see `benchmarks/peers/`.
+`--peers PYTHON` has the callers of the second row also phone Pipecat's pipeline of the same local models, with its own
+turn-taking at its defaults and the same script for a language model; see `benchmarks/peers/`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from benchmarks.harness import (
     proportion_interval,
     split_cores,
 )
+from benchmarks.peers import client as peers
 from benchmarks.rig import MIC_RATE, Caller, Ear, rig
 from benchmarks.speakers import OTHERS, REQUESTS, VOICES, Speakers, Utterance
 from duologue.agent import Agent
@@ -45,7 +47,7 @@ from duologue.speech.llm.phrase import PhraseLLM
 from duologue.speech.llm.scripted import ScriptedLLM
 from duologue.testing.words import word_errors
 
-REACH_MATCHER_S, REACH_LLM_S, REACH_WER, REACH_CUT = 0.7, 1.1, 0.10, 0.05
+REACH_MATCHER_S, REACH_LLM_S, REACH_WER, REACH_CUT, REACH_PEER = 0.7, 1.1, 0.10, 0.05, 0.6
 FIRST_TOKEN_S = 0.4
 #: what the script answers: no early comma, so that the first clause is as long as it may be
 ANSWER = "Your next delivery goes to number twelve Harbour Street in Oslo."
@@ -55,6 +57,7 @@ _QUIET_S = 0.5
 PER_CALL = 10
 MATCHER, SLOW_LLM = "phrase matcher", "LLM, 400 ms"
 ANYWHERE = "LLM, pauses anywhere"
+PEER = "Pipecat, 400 ms"
 
 
 def delivery_agent(llm: str) -> Agent:
@@ -148,6 +151,19 @@ async def hold_calls(url: str, said: Sequence[Utterance]) -> list[Exchange]:
     return found
 
 
+async def hold_peer_calls(url: str, rate: int, said: Sequence[Utterance]) -> list[Exchange]:
+    """The same with a peer."""
+    found: list[Exchange] = []
+    for first in range(0, len(said), PER_CALL):
+        ear = Ear(rate)
+        async with peers.call(url, rate, ear) as call, Caller(call, ear) as caller:
+            await asyncio.sleep(0.5)
+            for utterance in said[first : first + PER_CALL]:
+                found.append(await exchange(caller, utterance))
+        await asyncio.sleep(0.5)  # its server takes one client at a time
+    return found
+
+
 @dataclass
 class Summary:
     """What all exchanges with one model say."""
@@ -213,7 +229,7 @@ def _ms(seconds: float | None) -> int | None:
 
 
 async def run(options: Options) -> dict[str, Summary]:
-    count = 4 if options.quick else 120
+    count = 4 if options.quick else 60
     _, load = split_cores()
     both, found = cores(), {}
     everything = REQUESTS + OTHERS
@@ -222,11 +238,16 @@ async def run(options: Options) -> dict[str, Summary]:
         (SLOW_LLM, "scripted", await callers(everything, count, options.seed)),
     ]
     if not options.quick:
-        plans.append((ANYWHERE, "scripted", await callers(everything, count // 3, options.seed, anywhere=True)))
+        plans.append((ANYWHERE, "scripted", await callers(everything, count // 2, options.seed, anywhere=True)))
     for name, llm, said in plans:
         async with rig(delivery_agent, llm, cores=both) as server:
             with pinned(load):
                 found[name] = Summary(await hold_calls(server.url, said))
+    if options.peers:
+        arguments = ("--answer", ANSWER, "--first-token", str(FIRST_TOKEN_S))
+        async with peers.peer(options.peers, *arguments, cores=both) as (url, rate):
+            with pinned(load):
+                found[PEER] = Summary(await hold_peer_calls(url, rate, plans[1][2]))
     return found
 
 
@@ -235,12 +256,19 @@ def measure(options: Options) -> Result:
     matcher, llm = found[MATCHER], found[SLOW_LLM]
     fast = matcher.median <= REACH_MATCHER_S and llm.median <= REACH_LLM_S
     fine = matcher.counts and llm.counts
+    figure: dict[str, float | None] = {"matcher_s": matcher.median, "llm_400ms_s": llm.median}
+    reach = "median <= 0.7 s (matcher), <= 1.1 s (LLM of 400 ms); at WER <= 10 % and false cut-offs <= 5 %"
+    if PEER in found:
+        share = llm.median / found[PEER].median
+        figure["of_peer"] = share
+        reach += "; <= 0.6 of the peer's median"
+        fast = fast and share <= REACH_PEER
     low, _, high = bootstrap_interval(matcher.latencies, statistics.median)
     low_llm, _, high_llm = bootstrap_interval(llm.latencies, statistics.median)
     return Result(
-        figure={"matcher_s": matcher.median, "llm_400ms_s": llm.median},
-        unit="s",
-        reach="median <= 0.7 s (matcher), <= 1.1 s (LLM of 400 ms); at WER <= 10 % and false cut-offs <= 5 %",
+        figure=figure,
+        unit="s; of_peer: ratio" if PEER in found else "s",
+        reach=reach,
         holds=None if options.quick and fast else fast and fine,
         n=len(matcher.exchanges) + len(llm.exchanges),
         columns=[
