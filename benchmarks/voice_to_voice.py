@@ -48,7 +48,7 @@ from duologue.speech.llm.scripted import ScriptedLLM
 from duologue.testing.words import word_errors
 
 REACH_MATCHER_S, REACH_LLM_S, REACH_WER, REACH_CUT, REACH_PEER = 0.7, 1.1, 0.10, 0.05, 0.6
-FIRST_TOKEN_S = 0.4
+FIRST_TOKEN_S, WORDS_PER_S = 0.4, 50.0
 #: what the script answers: no early comma, so that the first clause is as long as it may be
 ANSWER = "Your next delivery goes to number twelve Harbour Street in Oslo."
 _PATIENCE_S = 6.0
@@ -68,7 +68,7 @@ def delivery_agent(llm: str) -> Agent:
     example = delivery.agent.definition
     model: LLM = PhraseLLM()
     if llm == "scripted":
-        model = ScriptedLLM(lambda _: ANSWER, first_token_s=FIRST_TOKEN_S)
+        model = ScriptedLLM(lambda _: ANSWER, first_token_s=FIRST_TOKEN_S, tokens_per_s=WORDS_PER_S)
     return Agent(
         model=Cascade.local(llm=model),
         instructions=example.instructions,
@@ -244,7 +244,8 @@ async def run(options: Options) -> dict[str, Summary]:
             with pinned(load):
                 found[name] = Summary(await hold_calls(server.url, said))
     if options.peers:
-        arguments = ("--answer", ANSWER, "--first-token", str(FIRST_TOKEN_S))
+        script = {"answer": ANSWER, "first-token": FIRST_TOKEN_S, "words-per-s": WORDS_PER_S}
+        arguments = [argument for name, value in script.items() for argument in (f"--{name}", str(value))]
         async with peers.peer(options.peers, *arguments, cores=both) as (url, rate):
             with pinned(load):
                 found[PEER] = Summary(await hold_peer_calls(url, rate, plans[1][2]))

@@ -5,9 +5,10 @@
     .venv/bin/python -m benchmarks.voice_to_voice --peers peer/bin/python
 
 Turn-taking is Pipecat's own at its defaults: Silero's stop after 0.2 s, Smart Turn v3 from its wheel, its wait for the
-transcript. In the language model's place a script answers each turn after `--first-token` seconds. Clients send PCM16 at 16 kHz in binary
-messages and get PCM16 at the voice's rate; `{"type": "interrupted"}` tells them to drop what they have not played, and
-`{"type": "heard", "text": …}` what the model was given. Prints `ready PORT RATE` when it listens.
+transcript. In the language model's place a script answers each turn after `--first-token` seconds, at `--words-per-s`.
+Clients send PCM16 at 16 kHz in binary messages and get PCM16 at the voice's rate; `{"type": "interrupted"}` tells them to
+drop what they have not played, and `{"type": "heard", "text": …}` what the model was given. Prints `ready PORT RATE` when it
+listens.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ class LocalMoonshine(MoonshineSTTService):
 class Script(FrameProcessor):
     """Says the same to every turn, after a delay."""
 
-    def __init__(self, answer: str, first_token_s: float) -> None:
+    def __init__(self, answer: str, first_token_s: float, words_per_s: float) -> None:
         super().__init__()
+        self._words_per_s = words_per_s
         self._answer = answer
         self._delay = first_token_s
         self._task: asyncio.Task[None] | None = None
@@ -102,7 +104,9 @@ class Script(FrameProcessor):
         await self.push_frame(OutputTransportMessageUrgentFrame(message={"heard": heard}))
         await self.push_frame(LLMFullResponseStartFrame())
         await asyncio.sleep(self._delay)
-        for word in self._answer.split(" "):
+        for number, word in enumerate(self._answer.split(" ")):
+            if number:
+                await asyncio.sleep(1 / self._words_per_s)
             await self.push_frame(LLMTextFrame(word + " "))
         await self.push_frame(LLMFullResponseEndFrame())
 
@@ -123,6 +127,7 @@ async def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--answer", required=True)
     parser.add_argument("--first-token", type=float, required=True)
+    parser.add_argument("--words-per-s", type=float, required=True)
     options = parser.parse_args()
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
@@ -146,7 +151,7 @@ async def main() -> None:
             transport.input(),
             stt,
             aggregators.user(),
-            Script(options.answer, options.first_token),
+            Script(options.answer, options.first_token, options.words_per_s),
             tts,
             transport.output(),
             aggregators.assistant(),
