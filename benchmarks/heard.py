@@ -207,7 +207,7 @@ def words_heard(captured: bytes, text: str) -> int:
 
 
 async def run(options: Options) -> list[Cut]:
-    count = 3 if options.quick else 25
+    count = 3 if options.quick else 12
     _, load = split_cores()
     chance = random.Random(options.seed)
     speakers = Speakers()
