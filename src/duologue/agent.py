@@ -18,6 +18,7 @@ from .session.hooks import Hooks
 from .session.session import Session
 from .session.toolbench import FillerOptions
 from .store.committer import Committer
+from .telemetry import ExportQueue
 from .tools import as_tools
 
 _OPTIONS = (
@@ -36,6 +37,7 @@ _OPTIONS = (
     "filler",
     "hooks",
     "state",
+    "telemetry",
 )
 
 
@@ -57,6 +59,8 @@ class Agent:
         filler: what is said while a tool keeps the caller waiting.
         hooks: your own code around turns, tools, responses.
         state: a type, instantiated for each session as `session.state`.
+        telemetry: where the records of turns go, such as ``ExportQueue([PrometheusExporter()])`` of `duologue.telemetry`;
+            yours to close. Records are told as events whether or not it is given.
 
     Raises:
         UnknownOptionError: an option that does not exist.
@@ -81,12 +85,17 @@ class Agent:
         filler: FillerOptions | None = None,
         hooks: Sequence[Hooks] = (),
         state: type | None = None,
+        telemetry: ExportQueue | None = None,
         **unknown: object,
     ) -> None:
         check_options("Agent", unknown, _OPTIONS)
         if model is not None and not isinstance(model, Model):
             raise ConfigurationError(
                 f"model={model!r} is no model.", hint="Pass one of duologue.models, such as Cascade.local()."
+            )
+        if telemetry is not None and not isinstance(telemetry, ExportQueue):
+            raise ConfigurationError(
+                f"telemetry={telemetry!r} may make a call wait.", hint="Wrap it: telemetry=ExportQueue([exporter])."
             )
         resolved = model or Cascade.local()
         known = resolved.capabilities.voices
@@ -108,6 +117,7 @@ class Agent:
             filler=filler or FillerOptions(),
             hooks=tuple(hooks),
             state=state,
+            telemetry=telemetry,
         )
 
     @property

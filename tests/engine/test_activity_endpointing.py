@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from duologue.engine.activity import Activity, ActivityOptions
 from duologue.engine.endpointing import Endpointing, EndpointingOptions
-from duologue.engine.interruption import InterruptionOptions, grade, is_backchannel, wordy
+from duologue.engine.interruption import InterruptionOptions, grade, is_backchannel, is_noise, wordy
 from duologue.engine.limits import Fired, LimitOptions, Limits
 
 W = 32.0
@@ -86,6 +86,38 @@ def test_a_user_who_pauses_long_is_given_more_time() -> None:
     assert endpointing.typical_pause_ms > 1000, "gaps between words say nothing"
 
 
+def test_who_goes_on_where_they_seemed_done_is_given_more_time_in_that_turn() -> None:
+    endpointing = Endpointing()
+    first = endpointing.delay_ms(0.8)
+    waits = []
+    for _ in range(6):
+        endpointing.continued_after(450, 0.8)
+        waits.append(endpointing.delay_ms(0.8))
+    assert first < waits[0] < waits[1] < waits[2] <= waits[-1] < EndpointingOptions().longest_ms
+    assert waits[-1] - waits[2] < 100, "however long they talk"
+    endpointing.begin_turn(3000, 0.8)
+    assert endpointing.delay_ms(0.8) < first + 100, "the next turn is another matter"
+
+
+def test_a_gap_in_mid_phrase_says_nothing_of_how_phrases_end() -> None:
+    endpointing = Endpointing()
+    endpointing.continued_after(900, 0.05)
+    endpointing.continued_after(100, 0.9)
+    endpointing.continued_after(900)
+    assert endpointing.misled == 0
+
+
+def test_a_turn_that_was_cut_teaches_the_next_one() -> None:
+    endpointing = Endpointing()
+    endpointing.begin_turn(400, 0.8)
+    assert endpointing.misled == 1, "speech so soon is no reaction to an answer"
+    endpointing.begin_turn(None, None)
+    assert endpointing.misled == 0
+    patient = Endpointing(EndpointingOptions(doubt=0.0))
+    patient.begin_turn(400, 0.8)
+    assert patient.delay_ms(1.0) == patient.options.shortest_ms
+
+
 _RANK = {"none": 0, "duck": 1, "pause": 2, "yield": 3}
 
 
@@ -95,6 +127,18 @@ def test_more_speech_pushes_no_less(a: float, b: float, text: str) -> None:
     short, long = sorted((a, b))
     assert _RANK[grade(options, short, text)] <= _RANK[grade(options, long, text)]
     assert grade(InterruptionOptions(enabled=False), long, text) == "none"
+
+
+@pytest.mark.parametrize("text", ["Oh", "Oh.", "Uh", "Uh,", "Ohh!", "Um...", "Ah.", "Hmm.", "Uhh, um"])
+def test_sounds_are_listening_noise_and_answer_nothing(text: str) -> None:
+    assert is_noise(text)
+    assert is_backchannel(text)
+    assert grade(InterruptionOptions(), 300.0, text) == "pause"
+
+
+@pytest.mark.parametrize("text", ["", "uh-huh", "yes", "oh no", "um, stop", "home", "her"])
+def test_what_may_answer_is_no_mere_sound(text: str) -> None:
+    assert not is_noise(text)
 
 
 @pytest.mark.parametrize("text", ["uh-huh", "Mm-hmm.", "yeah", "okay, great", "right right right right"])

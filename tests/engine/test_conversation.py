@@ -86,6 +86,23 @@ class ConversationMachine(RuleBasedStateMachine):
         assert other.pinned == self.history.pinned
         self.history = other
 
+    @rule(room=st.integers(0, 3000))
+    def dumped_within_bounds(self, room: int) -> None:
+        least = len(self._empty_dump())
+        other = Conversation(max_items=30)
+        data = self.history.dump(least + room)
+        assert len(data) <= least + room
+        other.load(data)
+        assert other.pinned == self.history.pinned
+        kept = len(other.items)
+        assert other.items == self.history.items[len(self.history.items) - kept :]
+        assert not kept or kept == len(self.history.items) or other.items[0].kind != "result"
+
+    def _empty_dump(self) -> bytes:
+        bare = Conversation()
+        bare.pinned = dict(self.history.pinned)
+        return bare.dump()
+
     @rule(
         max_bytes=st.none() | st.integers(0, 3000),
         max_items=st.none() | st.integers(1, 20),

@@ -325,6 +325,31 @@ def test_a_backchannel_just_before_the_end_is_an_answer() -> None:
     assert [commit.turn for commit in drive.of(act.Commit)] == ["t1"]
 
 
+@pytest.mark.parametrize("sound", ["Oh.", "Uh"])
+def test_a_sound_does_not_take_the_floor_even_just_before_the_end(sound: str) -> None:
+    drive = agent_speaks()
+    drive.tell("ending")
+    drive.speak(350, sound)
+    drive.pause(320)
+    assert drive.of(act.Yield) == []
+    assert drive.state is State.AGENT
+
+
+def test_who_was_cut_is_waited_for_from_then_on() -> None:
+    drive = Driver()
+    waits = []
+    for _ in range(2):
+        drive.speak(1500, "it was the age of wisdom")
+        drive.tell("turn_probability", 0.7)
+        before = drive.media
+        while drive.state is not State.THINKING:
+            drive.pause(WINDOW)
+            drive.tell("turn_probability", 0.7)
+        waits.append(drive.media - before)
+        drive.tell("audible")
+    assert waits[0] < 600 < waits[1]
+
+
 def test_who_cannot_be_interrupted_is_not() -> None:
     drive = Driver(FloorOptions(interruption=InterruptionOptions(enabled=False)))
     drive.tell("audible")

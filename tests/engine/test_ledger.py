@@ -352,3 +352,32 @@ def test_the_estimate_holds_under_jitter_and_loss(seed: int) -> None:
         if index % 5 == 0 and ears.played and chance.random() > 0.3:
             acks.append((now + 0.01 + chance.random() * 0.1, ears.played))
     assert worst <= 0.12
+
+
+def test_silence_of_the_listener_is_noticed_and_forgiven() -> None:
+    options = LedgerOptions(unacknowledged_max_s=1.0, unacknowledged_wait_s=3.0)
+    ledger = Ledger(RATE, options)
+    now = 0.0
+    assert not ledger.overdue(100.0), "nothing was sent, so nothing is due"
+    while ledger.room_s(now) >= 0.02:
+        ledger.transmit("r1", ledger.sent, FRAME, now)
+        now += 0.02
+    assert ledger.sent == RATE, "one second may be unacknowledged"
+    assert not ledger.overdue(2.9)
+    assert ledger.overdue(3.0)
+    ledger.fall_back()
+    assert not ledger.overdue(9.0)
+    assert ledger.room_s(3.0) > 0
+    assert ledger.heard("r1", 3.0).estimated
+    ledger.acknowledge(RATE // 2, 3.1)
+    assert not ledger.estimating
+    assert ledger.room_s(3.1) <= 0.5
+    ledger.returned(50.0)
+    assert not ledger.overdue(52.0)
+    assert ledger.overdue(53.0)
+
+
+def test_a_listener_that_never_acknowledges_is_not_waited_for() -> None:
+    ledger = Ledger(RATE, LedgerOptions(unacknowledged_max_s=0.0))
+    ledger.transmit("r1", 0, FRAME, 0.0)
+    assert not ledger.overdue(100.0)

@@ -77,15 +77,54 @@ def test_a_loss_while_the_successor_is_opened_waits_for_it() -> None:
 
 
 def test_failed_attempts_wait_longer_and_longer_then_the_next_candidate_has_its_turn() -> None:
-    rotation = _running(candidates=2, attempts=3, first_retry_s=1.0)
-    assert rotation.lost("reset", 100.0) == [Open(candidate=0, reason="lost: reset")]
+    rotation = Rotation(RotationOptions(attempts=3, first_retry_s=1.0), 2, dice=0.0)
+    assert rotation.start(100.0) == [Open(candidate=0, reason="start")]
     assert rotation.failed("x", True, 101.0) == []
     assert rotation.next_deadline() == 101.75
-    assert rotation.wake(101.75) == [Open(candidate=0, reason="lost: reset")]
+    assert rotation.wake(101.75) == [Open(candidate=0, reason="start")]
     assert rotation.failed("x", True, 102.0) == []
     assert rotation.next_deadline() == 103.5
     rotation.wake(103.5)
     assert rotation.failed("x", True, 104.0) == [Open(candidate=1, reason="failover: x")]
+
+
+def test_somebody_on_the_line_is_not_kept_waiting_where_there_is_another_candidate() -> None:
+    rotation = _running(candidates=2, patience_s=1.5)
+    assert rotation.lost("reset", 100.0) == [Open(candidate=0, reason="lost: reset", patience_s=1.5)]
+    assert rotation.failed("x", True, 101.0) == [Open(candidate=1, reason="failover: x")], "nobody else is left to try"
+
+
+def test_where_there_is_no_other_candidate_the_same_one_is_waited_for() -> None:
+    rotation = _running(attempts=3, first_retry_s=1.0)
+    assert rotation.lost("reset", 100.0) == [Open(candidate=0, reason="lost: reset")]
+    assert rotation.failed("x", True, 101.0) == []
+    assert rotation.next_deadline() == 101.75
+
+
+def test_a_provider_that_stalled_is_passed_over_if_there_is_another() -> None:
+    rotation = _running(candidates=2)
+    assert rotation.lost("stalled", 100.0, elsewhere=True) == [Open(candidate=1, reason="failover: stalled")]
+    alone = _running()
+    assert alone.lost("stalled", 100.0, elsewhere=True) == [Open(candidate=0, reason="lost: stalled")]
+
+
+def test_an_attempt_that_hangs_passes_over() -> None:
+    rotation = _running(candidates=2, attempts_in_call=3)
+    rotation.lost("reset", 100.0)
+    assert rotation.failed("no answer", True, 101.2, elsewhere=True) == [
+        Open(candidate=1, reason="failover: no answer")
+    ]
+
+
+def test_an_answer_under_way_is_let_go_on_until_the_last_moment_and_speech_is_not() -> None:
+    rotation = _running()
+    rotation.quiet(False, 1.0, owing=True)
+    rotation.wake(420.0)
+    rotation.opened(480.0, 421.0)
+    assert rotation.next_deadline() == 477.0
+    assert rotation.wake(470.0) == []
+    (cut,) = rotation.quiet(False, 472.0, owing=False)
+    assert cut == CutOver(forced=True, reason="planned"), "the answer is over, the user speaks, and it was time"
 
 
 def test_what_is_not_worth_retrying_passes_over_at_once_and_ends_when_nobody_is_left() -> None:
@@ -147,11 +186,12 @@ def test_a_change_during_an_opening_opens_anew() -> None:
 FACTS = st.one_of(
     st.tuples(st.just("opened"), st.sampled_from([None, 0.5, 30.0, 480.0])),
     st.tuples(st.just("failed"), st.booleans()),
-    st.tuples(st.just("lost"), st.none()),
+    st.tuples(st.just("lost"), st.booleans()),
     st.tuples(st.just("ending"), st.floats(0, 100)),
     st.tuples(st.just("renew"), st.none()),
     st.tuples(st.just("prefer"), st.integers(0, 2)),
     st.tuples(st.just("quiet"), st.booleans()),
+    st.tuples(st.just("owing"), st.booleans()),
     st.tuples(st.just("wait"), st.floats(0, 500)),
     st.tuples(st.just("deadline"), st.none()),
 )
@@ -188,18 +228,18 @@ def test_whatever_happens_there_is_one_attempt_and_a_way_on(facts: list[tuple[st
             take(rotation.opened(value, now))
         elif fact == "failed" and (attempts or (ready and rotation.phase is Phase.READY)):
             attempts, ready = 0, False
-            take(rotation.failed("x", value, now))
+            take(rotation.failed("x", value, now, elsewhere=value))
         elif fact == "lost" and in_use:
             in_use = 0
-            take(rotation.lost("x", now))
+            take(rotation.lost("x", now, elsewhere=value))
         elif fact == "ending" and in_use:
             take(rotation.ending(value, now))
         elif fact == "renew" and in_use:
             take(rotation.renew("x", now))
         elif fact == "prefer":
             take(rotation.prefer(value, now))
-        elif fact == "quiet":
-            take(rotation.quiet(value, now))
+        elif fact in ("quiet", "owing"):
+            take(rotation.quiet(value and fact == "quiet", now, owing=value and fact == "owing"))
         elif fact == "wait":
             now = min(now + value, max(now, rotation.next_deadline()))
         elif fact == "deadline" and rotation.next_deadline() < float("inf"):

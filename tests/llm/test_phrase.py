@@ -18,6 +18,7 @@ from duologue.speech.llm import (
     TextDelta,
     ToolCallRequest,
 )
+from duologue.speech.llm.phrase_render import tool_answer
 from tests.llm.driver import SPECS, TOOLS, Conversation, calls_of, generate, matcher, text_of
 from tests.llm.utterances import UTTERANCES
 
@@ -279,6 +280,11 @@ def test_any_jumble_of_known_words_gives_arguments_that_the_tools_take(said: str
         ("i picked up twenty", 0.8, 1),
         ("goodbye", 0, 0.1),
         ("my cat is called napoleon", 0.2, 0.4),
+        ("Stop, stop, please.", 0, 0.1),
+        ("Stop, wait.", 0, 0.1),
+        ("What's my next stop, please?", 0, 0.1),
+        ("Could you please", 0.8, 1),
+        ("no wait", 0.8, 1),
         ("", 0.2, 0.4),
     ],
 )
@@ -301,3 +307,10 @@ async def test_instructions_to_a_language_model_are_passed_over() -> None:
     assert text_of(await generate(matcher(), [system])) == "Hello! What can I do for you?"
     greeted = Message(role="assistant", content="Hi.")
     assert text_of(await generate(matcher(), [system, greeted, system])) == "What can I do for you?"
+
+
+def test_a_failed_tool_is_spoken_of_in_plain_words() -> None:
+    message = Message(
+        role="tool", tool_call_id="c", name="mark_complete", content="mark_complete failed.", is_error=True
+    )
+    assert tool_answer(message, None) == "That did not work. Mark complete failed."

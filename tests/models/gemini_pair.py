@@ -30,8 +30,8 @@ class Caller(ScriptedCaller):
 class Provider:
     """A provider of the protocol in memory. `wires` are the links that were opened to it, oldest first."""
 
-    def __init__(self, *, answer: Any = echo, connect_s: float = 0.2, **limits: Any) -> None:
-        self.model = Scripted(UTTERANCES, answer, rate=16_000)
+    def __init__(self, *, answer: Any = echo, connect_s: float = 0.2, model: Any = None, **limits: Any) -> None:
+        self.model = model or Scripted(UTTERANCES, answer, rate=16_000)
         options = ServeOptions(studio=False, as_model=True, gemini=ServerLimits(**limits))
         self.server = Server(Agent(model=self.model, name="provider"), options)
         self.gemini = Gemini(self.server)

@@ -147,8 +147,9 @@ class Provider:
         limits: StreamLimits | None = None,
         connect_s: float = 0.2,
         life_s: float | None = None,
+        model: Any = None,
     ) -> None:
-        self.model = Scripted(UTTERANCES, answer, rate=RATE)
+        self.model = model or Scripted(UTTERANCES, answer, rate=RATE)
         self.limits = limits or StreamLimits()
         self._life_s = life_s
         sessions = Sessions(Agent(model=self.model, name="provider"), ServeOptions(studio=False), None)

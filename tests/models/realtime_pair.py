@@ -122,8 +122,10 @@ class _Server:
 class Provider:
     """A provider of the protocol in memory. `wires` are the links that were opened to it, oldest first."""
 
-    def __init__(self, *, answer: Any = echo, session_s: float = 3600.0, connect_s: float = 0.2) -> None:
-        self.model = Scripted(UTTERANCES, answer)
+    def __init__(
+        self, *, answer: Any = echo, session_s: float = 3600.0, connect_s: float = 0.2, model: Any = None
+    ) -> None:
+        self.model = model or Scripted(UTTERANCES, answer)
         options = ServeOptions(studio=False, as_model=True, openai=ServerLimits(session_s=session_s))
         self.server = Server(Agent(model=self.model, name="provider"), options)
         self.realtime = Realtime(self.server)

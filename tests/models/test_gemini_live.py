@@ -36,6 +36,7 @@ from duologue.models import Audio, GeminiLive
 from duologue.models.base import Setup
 from duologue.models.gemini_history import contents_of, result
 from duologue.models.gemini_transport import address, error_of_close, error_of_status
+from duologue.models.refusals import AccessNotEnabledError, QuotaError, UnknownModelError
 from duologue.speech.vad import EnergyVAD
 from duologue.testing.clock import run_virtual
 from duologue.testing.scripted import Line, Reply
@@ -509,9 +510,10 @@ def test_a_voice_that_the_vendor_does_not_have_is_refused() -> None:
         (1007, "API key not valid. Please pass a valid API key.", CredentialsError),
         (1008, "Method doesn't allow unregistered callers. Please use an API Key.", CredentialsError),
         (1008, "", CredentialsError),
-        (1008, "models/x is not found for API version v1beta, or is not supported for bidi.", ModelRequestError),
+        (1008, "models/x is not found for API version v1beta, or is not supported for bidi.", UnknownModelError),
         (1007, "Request contains an invalid argument.", ModelRequestError),
-        (1011, "You exceeded your current quota, please check your plan.", ModelThrottledError),
+        (1011, "You exceeded your current quota, please check your plan.", QuotaError),
+        (1011, "RESOURCE_EXHAUSTED: rate limit", ModelThrottledError),
         (1011, "Internal error encountered.", ModelConnectionError),
         (1006, "", ModelConnectionError),
         (1000, "", ModelConnectionError),
@@ -525,7 +527,9 @@ def test_closes_become_typed_errors(code: int, reason: str, kind: type[ModelErro
     ("status", "body", "kind"),
     [
         (401, "", CredentialsError),
-        (403, "", CredentialsError),
+        (403, "", AccessNotEnabledError),
+        (403, "API key not valid", CredentialsError),
+        (429, "check your plan and billing", QuotaError),
         (400, "API key not valid", CredentialsError),
         (400, "what", ModelRequestError),
         (404, "", ModelRequestError),

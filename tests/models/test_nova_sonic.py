@@ -36,11 +36,8 @@ from duologue.events import (
     UserTranscript,
 )
 from duologue.models import Audio, NovaSonic
-from duologue.models.nova_errors import (
-    AccessNotEnabledError,
-    UnknownModelError,
-    error_of_name,
-)
+from duologue.models.nova_errors import error_of_name
+from duologue.models.refusals import AccessNotEnabledError, QuotaError, UnknownModelError
 from duologue.models.transport import TransportClosedError
 from duologue.testing.clock import run_virtual
 from duologue.testing.scripted import Line, Reply
@@ -577,7 +574,7 @@ def _context(call: Call) -> Any:
     ("name", "text", "type"),
     [
         ("ThrottlingException", "", ModelThrottledError),
-        ("ServiceQuotaExceededException", "", ModelThrottledError),
+        ("ServiceQuotaExceededException", "", QuotaError),
         ("AccessDeniedException", "You don't have access to the model", AccessNotEnabledError),
         ("ResourceNotFoundException", "", UnknownModelError),
         ("ValidationException", "The provided model identifier is invalid.", UnknownModelError),

@@ -13,13 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from duologue.engine.conversation import Conversation
 from duologue.engine.endpointing import EndpointingOptions
+from duologue.engine.limits import LimitOptions
 from duologue.engine.replay import Fact, Recorder, Windows, recorded, replay
 from duologue.errors import FencedError, OverloadedError, StoreError
 from duologue.events import ErrorEvent, Event, ToolFinished, ToolStarted, TurnCommitted, decode_event
 from duologue.models.base import Context
 from duologue.session.definition import TurnTaking
-from duologue.session.journal import Emitted, Options, decode_record, floor_records
+from duologue.session.journal import Emitted, History, Options, decode_record, floor_records
+from duologue.session.rebuild import rebuild
 from duologue.store import Append, Commit, Committer, GroupCommitter, InlineCommitter, MemoryStore, SQLiteStore, Store
 from duologue.testing.clock import run_virtual
 from duologue.testing.scripted import Line, Reply, ScriptedCaller
@@ -152,7 +155,7 @@ def check_call(call: Call) -> None:
 
 def test_the_same_call_twice_is_the_same() -> None:
     async def once() -> Call:
-        return await run(make(EVENTFUL, answer, until_s=34, tools=(slow,)))
+        return await run(make(EVENTFUL, answer, until_s=34, tools=(slow,), session={"id": "s-1"}))
 
     one, other = run_virtual(once()), run_virtual(once())
     assert one.caller.events[1:] == other.caller.events[1:]
@@ -346,3 +349,81 @@ async def test_a_journal_that_cannot_keep_up_ends_the_session_with_a_typed_error
         ended = await call.session.wait()
     assert ended.reason == "error"
     assert OverloadedError.code in {event.code for event in call.caller.errors}
+
+
+@pytest.mark.parametrize("every", [0, 1, 2, 3])
+async def test_a_conversation_is_rebuilt_from_its_last_snapshot(every: int, tmp_path: Path) -> None:
+    async with opened("memory", tmp_path) as (store, committer):
+        call = make(
+            EVENTFUL,
+            answer,
+            until_s=34,
+            tools=(slow,),
+            greeting="Hello.",
+            session={"committer": committer},
+            limits=LimitOptions(snapshot_turns=every),
+        )
+        await run(call)
+        records = journal(store, call)
+    committed = [
+        record for record in records if isinstance(record, Emitted) and isinstance(record.event, TurnCommitted)
+    ]
+    snapshots = [record for record in records if isinstance(record, History)]
+    assert len(snapshots) == (len(committed) // every if every else 0)
+    made = rebuild(records)
+    conductor = call.session.conductor
+    assert made.conversation.items == conductor.conversation.items
+    assert made.turn == committed[-1].event.turn
+    assert made.responses <= conductor.responses.count
+    assert made.untold == conductor.untold_results
+    told = [record for record in records if isinstance(record, Emitted)]
+    if snapshots:
+        after = records[records.index(snapshots[-1]) :]
+        assert made.replayed == sum(isinstance(record, Emitted) for record in after) < len(told)
+    else:
+        assert made.replayed == len(told)
+    whole = rebuild(told)
+    assert whole.conversation.items == made.conversation.items, "a snapshot and what led to it say the same"
+
+
+async def test_a_journal_may_end_anywhere(tmp_path: Path) -> None:
+    """As a killed worker leaves it: whatever was written last, the rest is a conversation."""
+    async with opened("memory", tmp_path) as (store, committer):
+        limits = LimitOptions(snapshot_turns=1)
+        call = make(EVENTFUL, answer, until_s=34, tools=(slow,), session={"committer": committer}, limits=limits)
+        await run(call)
+        records = journal(store, call)
+    for end in range(len(records) + 1):
+        made = rebuild(records[:end])
+        assert (
+            made.conversation.items
+            == rebuild([record for record in records[:end] if not isinstance(record, History)]).conversation.items
+        )
+        committed = [
+            record.event.turn
+            for record in records[:end]
+            if isinstance(record, Emitted) and isinstance(record.event, TurnCommitted)
+        ]
+        assert made.turn == (committed[-1] if committed else "")
+
+
+async def test_a_snapshot_is_bounded(tmp_path: Path) -> None:
+    async with opened("memory", tmp_path) as (store, committer):
+        call = make(
+            [line(1.0 + 6 * index, STOP, 1.2) for index in range(8)],
+            answer,
+            until_s=50,
+            session={"committer": committer},
+            limits=LimitOptions(snapshot_turns=1, snapshot_bytes=700),
+        )
+        await run(call)
+        records = journal(store, call)
+    snapshots = [record for record in records if isinstance(record, History)]
+    assert len(snapshots) == 8
+    assert all(len(bytes(snapshot.state)) <= 700 for snapshot in snapshots)
+    made = rebuild(records)
+    live = call.session.conductor.conversation.items
+    assert 0 < len(made.conversation.items) < len(live)
+    assert made.conversation.items == live[-len(made.conversation.items) :]
+    assert made.conversation.summary.startswith("User: ")
+    assert isinstance(made.conversation, Conversation)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from duologue.errors import UnknownOptionError
 from duologue.events import TurnMeasured
-from duologue.telemetry import BargeIn, Counters, TurnBuilder, TurnRecord, Waterfall, percentile, summary, waterfall
+from duologue.telemetry import BargeIn, TurnBuilder, TurnRecord, Waterfall, percentile, summary, waterfall
 from duologue.telemetry.render import stages
 
 
@@ -216,16 +216,3 @@ def test_summary() -> None:
         " · dropped: 3 input_late"
     )
     assert summary([]).line() == "0 turns"
-
-
-def test_counters_give_what_was_dropped_since() -> None:
-    counters = Counters()
-    counters.frames_in += 50
-    counters.input_late += 3
-    before = counters.snapshot()
-    assert counters.drops() == {"input_late": 3}
-    counters.stale_events += 1
-    counters.frames_out += 50
-    counters.underruns += 1
-    assert counters.drops(before) == {"stale_events": 1}
-    assert set(before) == set(Counters.__slots__)

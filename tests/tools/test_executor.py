@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duologue.errors import ConfigurationError, FencedError, SessionClosedError
+from duologue.errors import ConfigurationError, FencedError, OverloadedError, SessionClosedError
 from duologue.testing.clock import run_virtual
 from duologue.tools import (
     Decision,
@@ -114,12 +114,14 @@ async def test_every_way_to_fail_is_told_in_words() -> None:
             how: await executor.start(call("fails", how, how=how)) for how in ("raise", "exit", "object", "long")
         }
         assert {result.status for result in results.values()} == {"error"}
-        assert results["raise"].error == "ValueError: no such delivery"
-        assert results["exit"].error == "SystemExit: 3"
+        assert results["raise"].error == "no such delivery"
+        assert isinstance(results["raise"].exception, ValueError)
+        assert results["exit"].error == "fails failed."
+        assert isinstance(results["exit"].exception, SystemExit)
         assert "at $.a[0], a object cannot be carried by JSON" in (results["object"].error or "")
         assert len(results["long"].error or "") == 500
         assert (await executor.start(call("fails", "c", how="coroutine"))).output == "late"
-        assert (await executor.start(call("async_fails", "k"))).error == "KeyboardInterrupt"
+        assert (await executor.start(call("async_fails", "k"))).error == "async_fails failed."
         assert (await executor.start(call("failz", "n"))).error == "There is no tool 'failz'. Did you mean 'fails'?"
         assert "parameter 'how' is missing" in ((await executor.start(call("fails", "m"))).error or "")
         bad = await executor.start(ToolCall(id="j", name="fails", arguments="{"))
@@ -257,6 +259,32 @@ async def test_approval() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("There is no delivery 12."), "There is no delivery 12."),
+        (RuntimeError("The gate\nis shut."), "The gate is shut."),
+        (ValueError(), "lookup failed."),
+        (KeyError("delivery"), "lookup failed."),
+        (TypeError("unsupported operand type(s)"), "lookup failed."),
+        (FileNotFoundError(2, "No such file", "/srv/secret"), "lookup failed."),
+        (OverloadedError("Too much.", hint="Wait."), "Too much. Wait."),
+    ],
+)
+async def test_the_model_is_told_in_plain_words_and_the_application_gets_the_exception(
+    error: Exception, told: str
+) -> None:
+    @tool
+    def lookup() -> str:
+        raise error
+
+    async with executing(lookup) as (executor, _):
+        result = await executor.start(call("lookup"))
+        assert (result.status, result.error, result.text()) == ("error", told, told)
+        assert result.exception is error
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
     ("verdict", "status", "error"),
     [
         (True, "ok", None),
@@ -264,7 +292,7 @@ async def test_approval() -> None:
         (False, "denied", "pay was not approved."),
         (Decision(False, "no"), "denied", "pay was not approved: no"),
         (None, "denied", "pay was not approved."),
-        (ValueError("broken"), "denied", "pay was not approved: the decision failed with ValueError: broken"),
+        (ValueError("broken"), "denied", "pay was not approved: the decision failed."),
     ],
 )
 async def test_approval_by_a_function(verdict: Any, status: str, error: str | None) -> None:

@@ -8,6 +8,7 @@ never delays the session or another channel.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -93,6 +94,11 @@ class Channel(ABC):
     def way_s(self) -> float:
         """Seconds that a message takes to the participant, as far as the channel knows; 0.0 if it does not."""
         return 0.0
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """What it has thrown away since it began, by kind (`output_samples`, `events`, ...), for the turn record."""
+        return {}
 
     async def start(self, port: Port) -> None:
         """Open it. Raises a typed error if it cannot work; called before the conversation begins."""

@@ -125,6 +125,7 @@ class CallableOutput(Channel):
         self._drained: asyncio.Event = asyncio.Event()
         self.rate = rate
         self.dropped = 0
+        self._lost = 0
 
     @property
     def traits(self) -> Traits:
@@ -132,6 +133,11 @@ class CallableOutput(Channel):
         return Traits(
             output_rate=self._rate if self._audio else None, pacing="paced" if self._audio else "none", essential=False
         )
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """See Channel."""
+        return {"events": self._lost}
 
     def opened_at(self, rate: int) -> None:
         """See Channel."""
@@ -159,6 +165,7 @@ class CallableOutput(Channel):
             victim = next((entry for entry in self._queue if isinstance(entry, ResponseAudio)), self._queue[0])
             self._queue.remove(victim)
             self.dropped += 1
+            self._lost += 1
         self._queue.append(event)
         self._ready.set()
 

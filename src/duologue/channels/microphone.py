@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from ..audio import Ring, check_rate
@@ -138,6 +139,11 @@ class Microphone(Channel):
         """What was dropped so far: samples in each direction, and overflows that the device itself reported."""
         out = self._playback.device.dropped_samples if self._playback is not None else 0
         return {"input_samples": self._ring.dropped, "output_samples": out, "input_overflows": self._overflows}
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """See Channel."""
+        return self.dropped
 
     # ------------------------------------------------------------------ life
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from ..events import ErrorEvent, Event, ResponseAudio, SessionEnded
 from .base import Channel, Pacing, Traits
@@ -20,13 +20,15 @@ class Subscription:
         self._queue: deque[Event] = deque()
         self._ready = asyncio.Event()
         self._ended = False
-        self.dropped = 0
+        self.dropped = 0  # since the reader was last told
+        self.lost = 0  # in all
 
     def put(self, event: Event) -> None:
         """Queue an event. Never blocks."""
         if len(self._queue) >= _QUEUED:
             self._queue.popleft()
             self.dropped += 1
+            self.lost += 1
         self._queue.append(event)
         self._ready.set()
         if isinstance(event, SessionEnded):
@@ -72,6 +74,7 @@ class Program(Channel):
         self._output_rate = output_rate
         self._pacing: Pacing = pacing
         self._subscriptions: list[Subscription] = []
+        self._lost = 0  # by readers that are gone
         self._early: list[Event] = []
         self._closed = False
         #: Hz of the audio handed out; the session sets it when it has chosen
@@ -86,6 +89,11 @@ class Program(Channel):
             pacing=self._pacing if self._audio else "none",
             essential=False,
         )
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """See Channel."""
+        return {"events": self._lost + sum(subscription.lost for subscription in self._subscriptions)}
 
     def subscribe(self) -> Subscription:
         """A new reader. The first one also gets what happened before it."""
@@ -103,6 +111,7 @@ class Program(Channel):
         """The reader is gone."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
+            self._lost += subscription.lost
 
     def opened_at(self, rate: int) -> None:
         """See Channel."""

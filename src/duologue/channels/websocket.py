@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from ..errors import DuologueError, LimitExceededError, ProtocolError
@@ -104,6 +104,11 @@ class WebSocketChannel(Channel):
         )
 
     @property
+    def losses(self) -> Mapping[str, int]:
+        """See Channel."""
+        return {"output_samples": self.dropped}
+
+    @property
     def way_s(self) -> float:
         """See Channel: half of the shortest recent round trip."""
         link = self.delivery.link
@@ -177,6 +182,10 @@ class WebSocketChannel(Channel):
         elif isinstance(message, Bye):
             self._over = True
             self.port.ended("hangup")
+
+    def refresh_by(self, refresh: Callable[[str], Awaitable[float | None]]) -> None:
+        """From now on newer credentials go to `refresh`: the client's latest link may have come another way."""
+        self._refresh = refresh
 
     async def _refresh_credential(self, token: str) -> None:
         link = self.delivery.link

@@ -9,7 +9,7 @@ never a result without its call; what is older becomes a rolling summary of one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -218,9 +218,23 @@ class Conversation:
             text = text.encode()[:limit].decode(errors="ignore")
         return [Item(kind="note", id="summary", text=text), *kept]
 
-    def dump(self) -> bytes:
-        """Everything, as JSON; :meth:`load` takes it back."""
-        return msgspec.json.encode({"items": self._items, "summary": self._summary, "pinned": self.pinned})
+    def dump(self, max_bytes: int | None = None) -> bytes:
+        """Everything, as JSON; :meth:`load` takes it back.
+
+        Beyond `max_bytes` the oldest entries are given as lines of the summary, and the oldest of those are left out; pinned
+        facts are never, and neither is a result kept without its call. Pictures count, too.
+        """
+        everything = msgspec.json.encode(_Dump(self._items, self._summary, self.pinned))
+        if max_bytes is None or len(everything) <= max_bytes:
+            return everything
+        room = max_bytes - len(msgspec.json.encode(_Dump([], [], self.pinned)))
+        share = int(room * _SUMMARY_SHARE)
+        kept = _newest(self._items, room - share, lambda item: len(msgspec.json.encode(item)) + 1)
+        while kept < len(self._items) and self._items[kept].kind == "result":
+            kept += 1
+        lines = [*self._summary, *(line for item in self._items[:kept] if (line := _line(item)))]
+        lines = lines[_newest(lines, share, lambda line: len(msgspec.json.encode(line)) + 1) :]
+        return msgspec.json.encode(_Dump(self._items[kept:], lines, self.pinned))
 
     def load(self, data: bytes) -> None:
         """Replace the history by a dumped one. Raises `msgspec.ValidationError` for anything else."""
@@ -261,6 +275,14 @@ class _Dump(msgspec.Struct):
     items: list[Item]
     summary: list[str]
     pinned: dict[str, str]
+
+
+def _newest[T](entries: Sequence[T], room: int, size: Callable[[T], int]) -> int:
+    """From which entry on the newest ones fit into `room` bytes."""
+    first = len(entries)
+    while first and (room := room - size(entries[first - 1])) >= 0:
+        first -= 1
+    return first
 
 
 def _line(item: Item) -> str:

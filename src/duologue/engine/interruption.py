@@ -26,6 +26,8 @@ BACKCHANNELS = frozenset(
 #: a backchannel of more words than this is an utterance
 _MOST_WORDS = 4
 _WORD = re.compile(r"[\w'-]+")
+#: sounds rather than words, however long drawn and however a recogniser spells them
+_NOISE = re.compile(r"u+h+|u+m+|o+h+|a+h+|h*m+|e+r+m*|e+h+|h+u+h+|o+o+")
 
 
 class InterruptionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +42,8 @@ class InterruptionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         backchannel_ms: longest speech that recognised backchannels excuse.
         verdict_ms: silence after a sound for which recognition may still turn it into a barge-in.
         held_max_s: longest hold on the monotonic clock, should the input stall.
-        boundary_ms: when less than this is left to play, a sound is the user's turn and never a backchannel.
+        boundary_ms: when less than this is left to play, words are the user's turn and never a backchannel ("yes", "uh-huh");
+            sounds that answer nothing ("oh", "um") still are none.
     """
 
     enabled: bool = True
@@ -55,15 +58,25 @@ class InterruptionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     boundary_ms: float = 700.0
 
 
+def is_noise(text: str) -> bool:
+    """Whether `text` is only sounds that answer nothing: "Oh", "Uh...", "hmm". "Uh-huh" is none: it may be a yes."""
+    found = _WORD.findall(text.lower())
+    return bool(found) and all(_NOISE.fullmatch(word) for word in found) and found[-1] != "huh"
+
+
 def is_backchannel(text: str, words: frozenset[str] = BACKCHANNELS) -> bool:
     """Whether `text` is only listening noise. Empty text is not: it says nothing."""
     found = _WORD.findall(text.lower())
-    return 0 < len(found) <= _MOST_WORDS and all(word in words for word in found)
+    return 0 < len(found) <= _MOST_WORDS and all(_listens(word, words) for word in found)
 
 
 def wordy(text: str, words: frozenset[str] = BACKCHANNELS) -> int:
     """How many words of `text` are not listening noise."""
-    return sum(word not in words for word in _WORD.findall(text.lower()))
+    return sum(not _listens(word, words) for word in _WORD.findall(text.lower()))
+
+
+def _listens(word: str, words: frozenset[str]) -> bool:
+    return word in words or all(_NOISE.fullmatch(part) for part in word.split("-"))
 
 
 def grade(options: InterruptionOptions, speech_ms: float, text: str) -> Verdict:

@@ -16,6 +16,9 @@ acknowledgement may have been held up on its way, and then says less than is tru
 last few, the most favourable one counts, so that a single late one does not turn the estimate back, while a listener that
 really falls behind soon does. The *lead* is what was sent and is, by that estimate, not yet played; it adapts between two
 bounds: up when the listener ran dry, slowly down when it did not. How much may be unacknowledged at all has a hard cap.
+
+A listener that stops acknowledging in the midst of what it plays would stall there for as long as its link lives. After a
+bounded time the estimate is believed instead (what was heard is marked as estimated), until it acknowledges again.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         lead_s: lead at the start; `lead_min_s` and `lead_max_s` bound its adaptation.
         unacknowledged_max_s: hard cap over what the listener has acknowledged (0: the listener does not acknowledge).
+        unacknowledged_wait_s: how long playout may go on without any acknowledgement before estimates take their place; more
+            than a link needs to be found dead, so that nobody is taken to hear who is gone.
         lag_s: assumed time from sending to rendering while nothing has been acknowledged.
     """
 
@@ -48,6 +53,7 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     lead_min_s: float = 0.12
     lead_max_s: float = 0.6
     unacknowledged_max_s: float = 2.0
+    unacknowledged_wait_s: float = 4.0
     lag_s: float = 0.06
 
 
@@ -78,12 +84,14 @@ class Ledger:
         "_began_at",
         "_best",
         "_cut_end",
+        "_due_since",
         "_played",
         "_spans",
         "_starts",
         "acknowledged",
         "clearing",
         "delays",
+        "estimating",
         "lead_s",
         "options",
         "rate",
@@ -109,6 +117,8 @@ class Ledger:
         self._best = -1.0  # the earliest of them while playout ran without a break
         self._anchor = 0  # where on the track the present unbroken playout began
         self._cut_end = 0
+        self._due_since: float | None = None  # since when an acknowledgement is due
+        self.estimating = False  # it stopped acknowledging, so the estimate stands in for it
         self._spans: list[Span] = []
         self._starts: list[int] = []
 
@@ -125,7 +135,7 @@ class Ledger:
             self._played = float(position)
             self._ack_at = now + max(self.options.lag_s, self.delay_s)
             self._restart(position)
-            self._began_at = now
+            self._began_at = self._due_since = now
         spans = self._spans
         last = spans[-1] if spans else None
         if (
@@ -155,6 +165,8 @@ class Ledger:
             raise ProtocolError("A playout position cannot be negative.", code="ack_negative")
         if at is not None:
             self.delays.append(min(_OLDEST_S, max(0.0, now - at)))
+        self.estimating = False
+        self._due_since = now
         if played < self.acknowledged:
             return
         self.acknowledged = played
@@ -177,6 +189,25 @@ class Ledger:
         # A lead that was enough for long may shrink: a second of comfort gives back about a percent.
         if self.lead_s > self.options.lead_min_s and self.sent - played > self.rate * self.options.lead_min_s:
             self.lead_s = max(self.options.lead_min_s, self.lead_s * 0.999)
+
+    def overdue(self, now: float) -> bool:
+        """Whether playout has gone on for so long without an acknowledgement that the listener is taken to have stopped."""
+        o = self.options
+        return (
+            bool(o.unacknowledged_max_s)
+            and not (self.estimating or self.clearing)
+            and self._due_since is not None
+            and max(self.acknowledged, self._cut_end) < self.sent
+            and now - self._due_since >= o.unacknowledged_wait_s
+        )
+
+    def fall_back(self) -> None:
+        """Believe the estimate from now on, until something is acknowledged."""
+        self.estimating = True
+
+    def returned(self, now: float) -> None:
+        """The listener is back after a break of its link: its acknowledgements are due from now on."""
+        self._due_since = now
 
     def learn_way(self, seconds: float) -> None:
         """A message to the listener takes so long, by what the channel knows. Reports of playout know better."""
@@ -239,7 +270,7 @@ class Ledger:
             return -1.0
         room = self.lead_s - (self.sent - self._estimate(now)) / self.rate
         cap = self.options.unacknowledged_max_s
-        if cap and self.sent > self._cut_end:
+        if cap and not self.estimating and self.sent > self._cut_end:
             behind = max(self.acknowledged, self._cut_end)
             room = min(room, cap - (self.sent - behind) / self.rate)
         return room

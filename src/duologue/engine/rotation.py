@@ -45,8 +45,10 @@ class RotationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         early_s: how long before the end of a connection its successor is opened; `force_s`: when it takes over at the latest.
         jitter: share of `early_s` by which openings are spread.
         first_retry_s, most_retry_s: delay after the first failed attempt, doubled up to the other.
-        attempts: failed attempts in a row at one candidate before the next one's turn; `budget` over all of them
-            within `budget_s`.
+        attempts: failed attempts in a row at one candidate before the next one's turn, at the beginning of a session;
+            `attempts_in_call`: the same when a connection was lost and there is another candidate; `budget` over all of
+            them within `budget_s`.
+        patience_s: longest wait for an attempt in mid-call while there is another candidate.
         cooldown_s: how long a candidate that was passed over is left alone (the circuit breaker).
         stable_s: a connection that lived for less counts as a failed attempt.
     """
@@ -57,6 +59,8 @@ class RotationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     first_retry_s: float = 0.25
     most_retry_s: float = 4.0
     attempts: int = 3
+    attempts_in_call: int = 1
+    patience_s: float = 1.0
     budget: int = 12
     budget_s: float = 60.0
     cooldown_s: float = 30.0
@@ -70,9 +74,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="do"):
 
 
 class Open(Order, frozen=True, kw_only=True, tag="open"):
-    """Open a connection to candidate number `candidate`."""
+    """Open a connection to candidate number `candidate`; give up after `patience_s`."""
 
     candidate: int
+    patience_s: float = _FOREVER
 
 
 class CutOver(Order, frozen=True, kw_only=True, tag="cut_over"):
@@ -100,9 +105,12 @@ class Rotation:
         self._candidates = candidates
         self._dice = dice
         self._quiet = True
+        self._owing = False
+        self._in_call = False  # whether there was a connection already
         self._end = _FOREVER  # when the connection in use ends
         self._open_at = _FOREVER  # when its successor is opened
-        self._force_at = _FOREVER  # when that takes over at the latest
+        self._force_at = _FOREVER  # when that takes over though the user speaks
+        self._last_at = _FOREVER  # when it does though an answer is being made
         self._retry_at = _FOREVER
         self._attempts = 0  # failed ones in a row at `candidate`, while there is no connection
         self._standby_failures = 0  # failed openings of a successor in a row
@@ -130,17 +138,17 @@ class Rotation:
         self.phase = Phase.READY
         return self._cut(now, forced=False) if self._quiet else []
 
-    def failed(self, error: str, retryable: bool, now: float) -> list[Order]:
-        """The attempt under way has failed, or the successor that it opened is gone."""
+    def failed(self, error: str, retryable: bool, now: float, *, elsewhere: bool = False) -> list[Order]:
+        """The attempt under way has failed, or the successor that it opened is gone. `elsewhere`: it is no use trying again."""
         if self.phase is Phase.OVER:
             return []
         self._in_flight = False
         if self.phase in (Phase.OPENING, Phase.READY):
             return self._successor_failed(retryable, now)
-        return self._setback(error, retryable, now)
+        return self._setback(error, retryable, now, elsewhere=elsewhere)
 
-    def lost(self, error: str, now: float) -> list[Order]:
-        """The connection in use is gone."""
+    def lost(self, error: str, now: float, *, elsewhere: bool = False) -> list[Order]:
+        """The connection in use is gone. `elsewhere`: its provider has stalled, and is passed over if there is another."""
         if self.phase is Phase.OVER:
             return []
         if self.phase is Phase.READY:
@@ -155,8 +163,10 @@ class Rotation:
             return []  # its successor is on the way already
         self.candidate = self.active
         if now - self._since < self.options.stable_s:
-            return self._setback(error, True, now)
+            return self._setback(error, True, now, elsewhere=elsewhere)
         self._attempts = 0
+        if elsewhere and self._others(now):
+            return self._setback(error, True, now, elsewhere=True)
         self._count_failure(now)
         if self._over_budget:
             return self._give_up(self._budget_reason(error))
@@ -165,7 +175,7 @@ class Rotation:
     def ending(self, in_s: float, now: float) -> list[Order]:
         """The provider says that the connection in use ends in `in_s` seconds."""
         self._end = min(self._end, now + in_s)
-        self._force_at = self._end - min(self.options.force_s, in_s / 4)
+        self._force_before(min(self.options.force_s, in_s / 4))
         if self.phase is Phase.STEADY:
             self._reason = "going away"
             return self._open_successor(now)
@@ -188,11 +198,14 @@ class Rotation:
         self.candidate = candidate
         return self.renew(f"to candidate {candidate}", now)
 
-    def quiet(self, quiet: bool, now: float) -> list[Order]:
-        """Whether this is a point at which a change would not be noticed."""
-        self._quiet = quiet
-        if quiet and self.phase is Phase.READY:
-            return self._cut(now, forced=False)
+    def quiet(self, quiet: bool, now: float, *, owing: bool = False) -> list[Order]:
+        """Whether this is a point at which a change would not be noticed, and whether an answer is being made."""
+        self._quiet, self._owing = quiet, owing
+        if self.phase is Phase.READY:
+            if quiet:
+                return self._cut(now, forced=False)
+            if now >= self._due():
+                return self._cut(now, forced=True)
         return []
 
     def wake(self, now: float) -> list[Order]:
@@ -202,7 +215,7 @@ class Rotation:
         if self.phase is Phase.STEADY and now >= self._open_at:
             self._reason = "planned"
             return self._open_successor(now)
-        if self.phase is Phase.READY and now >= self._force_at:
+        if self.phase is Phase.READY and now >= self._due():
             return self._cut(now, forced=True)
         return []
 
@@ -217,7 +230,7 @@ class Rotation:
         if self.phase is Phase.STEADY:
             return self._open_at
         if self.phase is Phase.READY:
-            return self._force_at
+            return self._due()
         return _FOREVER
 
     # ------------------------------------------------------------------ steps
@@ -240,14 +253,24 @@ class Rotation:
         self._open_at = now + max(self.options.first_retry_s, min(self.options.most_retry_s, left / 4))
         return []
 
-    def _setback(self, error: str, retryable: bool, now: float) -> list[Order]:
+    def _due(self) -> float:
+        """When the successor takes over at the latest. What the user says is replayed to it; what is answered is cut off."""
+        return self._last_at if self._owing else self._force_at
+
+    def _force_before(self, margin: float) -> None:
+        self._force_at = self._end - margin
+        self._last_at = self._end - margin / 4
+
+    def _setback(self, error: str, retryable: bool, now: float, *, elsewhere: bool = False) -> list[Order]:
         """There is no connection, and an attempt has failed."""
         self._attempts += 1
         self._count_failure(now)
         if self._over_budget:
             return self._give_up(self._budget_reason(error))
         delay = min(self.options.most_retry_s, self.options.first_retry_s * 2 ** (self._attempts - 1))
-        if not retryable or self._attempts >= self.options.attempts:
+        others = self._others(now)
+        most = self.options.attempts_in_call if self._in_call and others else self.options.attempts
+        if not retryable or self._attempts >= most or (elsewhere and others):
             self._cooling[self.candidate] = now + (self.options.cooldown_s if retryable else _FOREVER)
             self._attempts = 0
             following = self._available(now)
@@ -276,7 +299,14 @@ class Rotation:
         self._in_flight = True
         self._reason = reason
         self._retry_at = _FOREVER
-        return [Open(candidate=self.candidate, reason=reason)]
+        hurry = self._in_call and self._others(now)
+        return [
+            Open(candidate=self.candidate, reason=reason, patience_s=self.options.patience_s if hurry else _FOREVER)
+        ]
+
+    def _others(self, now: float) -> bool:
+        """Whether there is another candidate that may be tried."""
+        return any(self._cooling.get(one, 0.0) <= now for one in range(self._candidates) if one != self.candidate)
 
     def _open_successor(self, now: float) -> list[Order]:
         self.phase = Phase.OPENING
@@ -287,6 +317,7 @@ class Rotation:
     def _cut(self, now: float, *, forced: bool, reason: str = "") -> list[Order]:
         self.phase = Phase.STEADY
         self.active = self.candidate
+        self._in_call = True
         self._since = now
         self._standby_failures = 0
         self._end = self._next_end
@@ -294,7 +325,7 @@ class Rotation:
         # A short life (tests, strict providers) leaves at least half of it to be used.
         life = self._end - now
         self._open_at = self._end - min(early, life / 2) if self._end < _FOREVER else _FOREVER
-        self._force_at = self._end - min(self.options.force_s, life / 8) if self._end < _FOREVER else _FOREVER
+        self._force_before(min(self.options.force_s, life / 8))
         return [CutOver(forced=forced, reason=reason or self._reason)]
 
     def _available(self, now: float) -> int | None:

@@ -255,7 +255,7 @@ class Connection(ABC):
         """A typed turn of the user; `commit` follows."""
 
     def image(self, data: bytes, mime: str) -> None:
-        """A picture. Raises UnsupportedInputError where the model takes none."""
+        """A picture, in the history by itself. Raises UnsupportedInputError where the model takes none, or not such a one."""
         raise UnsupportedInputError("This model takes no images.", hint="Use a model whose `inputs` include 'image'.")
 
     def item(self, item: Item) -> None:  # noqa: B027 - models that ask for the history when they answer have it already
@@ -339,6 +339,13 @@ class Model(ABC):
 
     async def aclose(self) -> None:  # noqa: B027
         """Let go of what is shared by the connections."""
+
+
+def check_picture(data: bytes, mime: str, allowed: Sequence[str]) -> None:
+    """Raises UnsupportedInputError for a picture that a model does not take. `allowed`: media types."""
+    if not data or mime not in allowed:
+        what = f"of type {mime!r}" if data else "without content"
+        raise UnsupportedInputError(f"A picture {what} is not taken.", hint=f"Send {' or '.join(allowed)}.")
 
 
 def check_rate(name: str, rate: int | None, allowed: Sequence[int], default: int) -> int:

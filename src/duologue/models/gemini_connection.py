@@ -35,9 +35,10 @@ from .base import (
     ToolRequested,
     ToolWithdrawn,
     UsageEvidence,
+    check_picture,
 )
 from .captions import Captions
-from .gemini_history import contents_of, result
+from .gemini_history import PICTURES, contents_of, result
 from .gemini_live import GeminiLive, instructions_of
 from .gemini_transport import error_of_close
 from .gemini_turns import EngineTurns, ProviderTurns
@@ -50,6 +51,8 @@ logger = logging.getLogger("duologue.models.gemini_live")
 _MOST_WAITING = 3000
 #: after the last of an answer, the wait for a transcript that trails behind
 _TRAILING_S = 0.3
+#: within what time a connection with another voice takes over, seconds
+_VOICE_S = 60.0
 #: how long a handle is good at the vendor, seconds
 _HANDLE_S = 7200.0
 _MEMORY = "gemini-live"
@@ -99,7 +102,9 @@ class _Making:
 class GeminiConnection(Connection):
     """See the module. Made by :func:`.gemini_open.open_connection`."""
 
-    def __init__(self, model: GeminiLive, context: Context, transport: Transport, setup: g.Setup) -> None:
+    def __init__(
+        self, model: GeminiLive, context: Context, transport: Transport, setup: g.Setup, voice: str | None = None
+    ) -> None:
         self.model = model
         self.context = context
         self.protocol = ClientProtocol(setup, input_rate=model.capabilities.input_rate)
@@ -110,6 +115,7 @@ class GeminiConnection(Connection):
         self._closing = False
         self._known: frozenset[tuple[str, str]] = frozenset()  # entries that the provider resumed from its handle
         self._begun = False
+        self._voice = voice
         self._current: _Making | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._dropping = False  # what is left of an answer that nobody wants is coming in
@@ -150,7 +156,8 @@ class GeminiConnection(Connection):
             try:
                 received = self.protocol.receive(await self._transport.receive())
             except TransportClosedError as closed:
-                raise error_of_close(closed.code, closed.reason) from None
+                tried = f" for {self.model.model} ({self.model.api_version})"
+                raise error_of_close(closed.code, closed.reason, tried) from None
             if isinstance(received, g.ServerMessage):
                 self._take(received)
         self.context.spawn(self._read, "reading from Gemini")
@@ -214,6 +221,7 @@ class GeminiConnection(Connection):
         if not self.usable:
             return
         self._begun = True
+        self._check_voice(self.context.setup())
         first = self.model.abilities.history_first
         turns = contents_of([item for item in history if _key(item) not in self._known], user_last=not first)
         if turns or first:
@@ -236,6 +244,7 @@ class GeminiConnection(Connection):
 
     def image(self, data: bytes, mime: str) -> None:
         """See Connection."""
+        check_picture(data, mime, PICTURES)
         if self.usable:
             self.protocol.video(data, mime)
             self._wake.set()
@@ -391,11 +400,18 @@ class GeminiConnection(Connection):
 
     def update(self, setup: Setup) -> None:
         """See Connection. Models that take no update are given a new connection instead; so is a new voice."""
+        self._check_voice(setup)
         if self.usable and self.model.abilities.context_update:
             tools = g.ContextUpdateTools(tools=self.model.tools_of(setup))
             instruction = instructions_of(setup) or g.Content(parts=[g.Part(text="")])
             self.protocol.update(g.ContextUpdate(system_instruction=instruction, tools=tools))
             self._wake.set()
+
+    def _check_voice(self, setup: Setup) -> None:
+        """A voice belongs to a connection: another one needs the next."""
+        if self._begun and setup.voice != self._voice:
+            self._voice = setup.voice
+            self.context.report(Ending(in_s=_VOICE_S, reason="another voice"))
 
     # ------------------------------------------------------------------ what the provider says
 

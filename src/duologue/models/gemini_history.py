@@ -11,6 +11,8 @@ from ..engine.conversation import Item
 from ..wire.gemini_live import messages as g
 from .nova_history import result_text
 
+#: media types of pictures that the vendor takes in a live session
+PICTURES = ("image/jpeg", "image/png")
 #: pictures of a history that are shown again; older ones are only mentioned
 _PICTURES = 4
 #: what ends a history whose last word was the model's, for models that want the user to have it

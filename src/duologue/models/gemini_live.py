@@ -222,18 +222,20 @@ class GeminiLive(Model):
         return await open_connection(self, context)
 
     @asynccontextmanager
-    async def connect(self, setup: Setup | None = None) -> AsyncIterator[RawConnection]:
-        """A connection in your own hands, without a session: typed vendor messages both ways."""
+    async def connect(
+        self, setup: Setup | None = None, *, on_wire: Watch | None = None
+    ) -> AsyncIterator[RawConnection]:
+        """A connection in your own hands, without a session: typed vendor messages both ways. `on_wire` sees each frame."""
         from .gemini_open import RawConnection
 
-        raw = RawConnection(await self.transport(), self.setup(setup or Setup()))
+        raw = RawConnection(await self.transport(on_wire), self.setup(setup or Setup()))
         try:
             await raw.begin()
             yield raw
         finally:
             await raw.close()
 
-    async def transport(self) -> Transport:
+    async def transport(self, on_wire: Watch | None = None) -> Transport:
         """Open what carries a connection. Raises a typed error within seconds."""
         from .transport import Watched
 
@@ -243,7 +245,8 @@ class GeminiLive(Model):
             from .gemini_transport import connect
 
             transport = await connect(self)
-        return transport if self.on_wire is None else Watched(transport, self.on_wire)
+        watch = on_wire or self.on_wire
+        return transport if watch is None else Watched(transport, watch)
 
     def make_vad(self) -> VAD | None:
         """A detector of our own, where there is to be one."""

@@ -82,8 +82,9 @@ async def _open(model: GeminiLive, context: Context, resume: Resume | None, dead
     try:
         async with asyncio.timeout_at(deadline):
             transport = await model.transport()
-            setup = model.setup(context.setup(), resume.handle if resume is not None else None)
-            connection = GeminiConnection(model, context, transport, setup)
+            wanted = context.setup()
+            setup = model.setup(wanted, resume.handle if resume is not None else None)
+            connection = GeminiConnection(model, context, transport, setup, wanted.voice)
             await connection.start(resume)
     except BaseException as error:
         if transport is not None:

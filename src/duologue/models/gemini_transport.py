@@ -16,6 +16,7 @@ from ..errors import (
     ModelThrottledError,
 )
 from ..wire.gemini_live import faults
+from .refusals import AccessNotEnabledError, MissingCredentialsError, QuotaError, UnknownModelError
 from .transport import Transport, TransportClosedError
 
 if TYPE_CHECKING:
@@ -27,21 +28,30 @@ _CLOSE_S = 1.0
 #: longest message taken, bytes
 _MOST = 32 << 20
 _VENDOR = "https://generativelanguage.googleapis.com"
-_QUOTA = ("quota", "resource_exhausted", "resource exhausted", "rate limit", "too many")
-_KEY = ("api key", "api_key", "credential", "unauthenticated", "permission", "auth token")
+_QUOTA = ("exceeded your current quota", "billing", "plan ")
+_BUSY = ("quota", "resource_exhausted", "resource exhausted", "rate limit", "too many")
+_KEY = ("api key", "api_key", "credential", "unauthenticated", "auth token")
+_ACCESS = ("permission", "not enabled", "has not been used in project", "is disabled", "location is not supported")
 _MODEL = ("is not found", "not supported for", "unknown model", "no such model")
 _TOKEN = "auth_tokens/"
 
 
-def error_of_close(code: int, reason: str) -> ModelError:
-    """The typed error for a link that was closed: the protocol has no other way to say what is wrong."""
+def error_of_close(code: int, reason: str, tried: str = "") -> ModelError:
+    """The typed error for a link that was closed: the protocol has no other way to say what is wrong.
+
+    `tried`: the model that was asked for, and the version of the protocol.
+    """
     text = reason.lower()
-    what = f"Gemini closed the connection with {code} {reason}".rstrip() + ("" if reason.endswith(".") else ".")
+    what = f"Gemini closed the connection{tried} with {code} {reason}".rstrip() + ("" if reason.endswith(".") else ".")
     if any(word in text for word in _QUOTA):
-        return ModelThrottledError(what, hint="Check plan and limits, or try later.")
+        return QuotaError(what, hint="Check plan and billing.")
+    if any(word in text for word in _BUSY):
+        return ModelThrottledError(what, hint="Try later, or ask for higher limits.")
     if code in (faults.INVALID, faults.POLICY):
         if any(word in text for word in _MODEL):
-            return ModelRequestError(what, hint="Check the model's name and api_version.")
+            return UnknownModelError(what, hint="Check the model's name and api_version.")
+        if any(word in text for word in _ACCESS):
+            return AccessNotEnabledError(what, hint="Check that the key's project may use this model.")
         if any(word in text for word in _KEY):
             return CredentialsError(what, hint="Check the API key, and that it may use this model.")
         if code == faults.POLICY and not reason:
@@ -50,11 +60,15 @@ def error_of_close(code: int, reason: str) -> ModelError:
     return ModelConnectionError(what)
 
 
-def error_of_status(status: int, body: str, where: str) -> ModelError:
-    """The typed error for a refused handshake."""
-    text = f"{where} refused the connection with HTTP {status}: {body[:300]}".rstrip(": ")
+def error_of_status(status: int, body: str, where: str, tried: str = "") -> ModelError:
+    """The typed error for a refused handshake. `tried`: the model that was asked for and where the key came from."""
+    text = f"{where} refused the connection{tried} with HTTP {status}: {body[:300]}".rstrip(": ")
+    if status == 403 and not any(word in body.lower() for word in _KEY):
+        return AccessNotEnabledError(text, hint="Check that the key's project may use this model.")
     if status in (401, 403):
         return CredentialsError(text, hint="Check the API key, and that it may use this model.")
+    if status == 429 and any(word in body.lower() for word in _QUOTA):
+        return QuotaError(text, hint="Check plan and billing.")
     if status == 429:
         return ModelThrottledError(text, hint="Check plan and limits, or try later.")
     if status >= 500:
@@ -119,9 +133,10 @@ async def connect(model: GeminiLive) -> Transport:
 
     given = model.api_key() if callable(model.api_key) else model.api_key
     key = given if given is None or isinstance(given, str) else await given
+    source = "the option api_key" if key else "GOOGLE_API_KEY or GEMINI_API_KEY"
     key = key or os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY")
     if not key:
-        raise CredentialsError(
+        raise MissingCredentialsError(
             "There is no Gemini API key. Tried: the option api_key, the environment variables GOOGLE_API_KEY and "
             "GEMINI_API_KEY.",
             hint="Set one of them.",
@@ -140,7 +155,8 @@ async def connect(model: GeminiLive) -> Transport:
         )
     except InvalidStatus as refused:
         body = bytes(refused.response.body or b"").decode(errors="replace")
-        raise error_of_status(refused.response.status_code, body, where) from None
+        tried = f" for {model.model} ({model.api_version}) with the key of {source}"
+        raise error_of_status(refused.response.status_code, body, where, tried) from None
     except (OSError, TimeoutError, ssl.SSLError, InvalidHandshake) as error:
         raise ModelConnectionError(f"{where} could not be reached: {error or type(error).__name__}.") from error
     return SocketTransport(socket)

@@ -16,20 +16,24 @@ import msgspec
 
 from ..errors import MissingDependencyError
 from ..wire.nova_sonic import REGIONS
-from .nova_errors import MissingCredentialsError, RegionError
+from .refusals import MissingCredentialsError, RegionError
 
 #: longest wait for credentials. An instance's service that is not there is given up sooner by botocore itself
 _FIND_S = 4.0
 
 
 class AwsIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """What signs requests, and where they go. `expires_in_s`: seconds that the credentials are still good, if limited."""
+    """What signs requests, and where they go.
+
+    `expires_in_s`: seconds that the credentials are still good, if limited. `source`: where they were found, for people.
+    """
 
     access_key: str
     secret_key: str
     token: str | None = None
     region: str
     expires_in_s: float | None = None
+    source: str = ""
 
 
 async def find_identity(*, region: str | None, profile: str | None, known_region: bool) -> AwsIdentity:
@@ -96,6 +100,7 @@ def _find(region: str | None, profile: str | None, known_region: bool) -> AwsIde
         token=frozen.token,
         region=where,
         expires_in_s=left,
+        source=_TRIED.get(credentials.method, str(credentials.method)),
     )
 
 

@@ -11,44 +11,28 @@ from ..errors import (
     ProtocolError,
 )
 from ..wire.nova_sonic import REGIONS, StreamException, UnmodelledError
+from .refusals import AccessNotEnabledError, QuotaError, RegionError, UnknownModelError
 from .transport import TransportClosedError
 
 _OFFERED = f"It is offered in {', '.join(REGIONS)} (and perhaps elsewhere by now)."
 
 
-class MissingCredentialsError(CredentialsError):
-    """No AWS credentials were found anywhere; the message lists where they were looked for."""
+def error_of_name(name: str, text: str, *, model: str, region: str, source: str = "") -> ModelError:
+    """The typed error for an exception of the service.
 
-    code = "credentials_missing"
-
-
-class AccessNotEnabledError(CredentialsError):
-    """The credentials are good, but may not use this model."""
-
-    code = "model_access"
-
-
-class UnknownModelError(ModelRequestError):
-    """The service does not know the model, or not in this region."""
-
-    code = "unknown_model"
-
-
-class RegionError(ModelRequestError):
-    """There is no such region, or the model is not offered in it."""
-
-    code = "region"
-
-
-def error_of_name(name: str, text: str, *, model: str, region: str) -> ModelError:
-    """The typed error for an exception of the service. `name` as in `x-amzn-errortype` or a frame, in any case."""
+    Args:
+        name: as in `x-amzn-errortype` or a frame, in any case.
+        text: the service's own.
+        model, region: what was asked for, and where; source: whose credentials it was asked with.
+    """
     kind = name.split(":")[0].rsplit("#", 1)[-1].lower()
-    what = f"Nova Sonic: {text or name} ({name})."
+    tried = ", ".join(part for part in (model, region, source and f"credentials of {source}") if part)
+    what = f"Nova Sonic: {text or name} ({name}). Tried: {tried}."
     match kind:
         case "throttlingexception" | "toomanyrequestsexception":
             return ModelThrottledError(what, hint="Try later, or ask AWS for more quota.")
         case "servicequotaexceededexception":
-            return ModelThrottledError(what, hint="Ask AWS for more quota; connections count as well as requests.")
+            return QuotaError(what, hint="Ask AWS for more quota; connections count as well as requests.")
         case "resourcenotfoundexception":
             return UnknownModelError(what, hint=f"Check the model id {model!r} and the region {region!r}. {_OFFERED}")
         case "accessdeniedexception":
@@ -87,6 +71,8 @@ def error_of(error: BaseException, *, model: str, region: str) -> ModelError:
         return error_of_name(error.type, error.text, model=model, region=region)
     if isinstance(error, UnmodelledError):
         return error_of_name(error.error, error.text, model=model, region=region)
+    if isinstance(error, TransportClosedError) and "DNS" in error.reason and region and region not in REGIONS:
+        return RegionError(f"Nova Sonic has no endpoint in {region!r}: {error.reason}.", hint=_OFFERED)
     if isinstance(error, TransportClosedError):
         return ModelConnectionError(f"Nova Sonic: the stream ended{': ' + error.reason if error.reason else ''}.")
     if isinstance(error, ProtocolError):

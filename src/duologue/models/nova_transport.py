@@ -62,6 +62,7 @@ class SdkStream:
         self.region = identity.region
         self.life_s = identity.expires_in_s
         self._model = model
+        self._source = identity.source
         self._stream = stream
         self._client = client
         self._chunk = models.InvokeModelWithBidirectionalStreamInputChunk
@@ -115,7 +116,7 @@ class SdkStream:
         if isinstance(error, ModelError | TransportClosedError):
             return error
         if isinstance(error, UnmodeledEventError):
-            return error_of_name(error.code, error.message, model=self._model, region=self.region)
+            return error_of_name(error.code, error.message, model=self._model, region=self.region, source=self._source)
         if isinstance(error, CallError):
             name = type(error).__name__
             text = error.message or str(error)
@@ -123,7 +124,7 @@ class SdkStream:
                 # An exception that the SDK does not model says its name in the text only.
                 status = error.response_metadata.http_status_code if hasattr(error, "response_metadata") else None
                 name = next((known for known in _BY_NAME if known.lower() in text.lower()), f"HTTP {status}")
-            return error_of_name(name, text, model=self._model, region=self.region)
+            return error_of_name(name, text, model=self._model, region=self.region, source=self._source)
         return TransportClosedError(reason=str(error.__cause__ or error) or type(error).__name__)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
 from ..engine.conversation import Item as Entry
 from ..errors import DuologueError, ModelConnectionError
@@ -17,9 +18,11 @@ from ..events import ResponseOrigin
 from ..tools.base import ToolCall
 from ..wire.openai_realtime import (
     RATE,
+    AudioPatch,
     ClientProtocol,
     FromServer,
     Malformed,
+    OutputPatch,
     ResponseParams,
     SessionPatch,
     events,
@@ -40,9 +43,10 @@ from .base import (
     Spoke,
     ToolRequested,
     UsageEvidence,
+    check_picture,
 )
 from .captions import Captions
-from .openai_history import call_id, items_of, message, picture, result, result_as_text
+from .openai_history import PICTURES, call_id, items_of, message, picture, result, result_as_text
 from .openai_realtime import OpenAIRealtime, instructions_of, tools_of
 from .openai_transport import error_of, error_of_close
 from .openai_turns import EngineTurns, ProviderTurns
@@ -94,6 +98,7 @@ class OpenAIConnection(Connection):
         self._calls: set[str] = set()
         self._limits: dict[str, Any] = {}
         self._voice: str | None = None
+        self._has_spoken = False
         self._fatal: DuologueError | None = None
         turns = ProviderTurns if model.automatic else EngineTurns
         self.turns: ProviderTurns | EngineTurns = turns(self)
@@ -222,6 +227,7 @@ class OpenAIConnection(Connection):
 
     def image(self, data: bytes, mime: str) -> None:
         """See Connection."""
+        check_picture(data, mime, PICTURES)
         if self.usable:
             self.protocol.create(picture(data, mime))
             self._wake.set()
@@ -329,11 +335,19 @@ class OpenAIConnection(Connection):
         """See Connection. A voice that has spoken cannot be changed: the next connection has the new one."""
         if not self.usable:
             return
-        patch = SessionPatch(type="realtime", instructions=instructions_of(setup), tools=tools_of(setup))
-        self.protocol.update(patch)
+        other, self._voice = setup.voice != self._voice, setup.voice
+        fresh = other and not self._has_spoken
+        output = AudioPatch(output=OutputPatch(voice=setup.voice or self.model.voice))
+        self.protocol.update(
+            SessionPatch(
+                type="realtime",
+                instructions=instructions_of(setup),
+                tools=tools_of(setup),
+                audio=output if fresh else UNSET,
+            )
+        )
         self._wake.set()
-        if setup.voice != self._voice:
-            self._voice = setup.voice
+        if other and self._has_spoken:
             self.context.report(Ending(in_s=_NOTICE_S, reason="another voice"))
 
     def _making(self, response: str, turn: str) -> _Making:
@@ -404,6 +418,7 @@ class OpenAIConnection(Connection):
         making = self._of_provider.get(event.response_id)
         if making is None:
             return
+        self._has_spoken = True
         samples = len(event.delta) // 2
         span = making.spans.setdefault(event.item_id, [making.samples, making.samples])
         making.samples += samples

@@ -13,6 +13,8 @@ from ..wire.openai_realtime import Item, Part
 
 #: longest id that the vendor takes
 _ID = 32
+#: media types of pictures that the vendor takes
+PICTURES = ("image/jpeg", "image/png")
 #: pictures of a history that are shown again; older ones are only mentioned
 _PICTURES = 4
 

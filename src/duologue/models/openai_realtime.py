@@ -161,17 +161,17 @@ class OpenAIRealtime(Model):
         return await open_connection(self, context)
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[RawConnection]:
-        """A connection in your own hands, without a session: typed vendor events both ways."""
+    async def connect(self, *, on_wire: Watch | None = None) -> AsyncIterator[RawConnection]:
+        """A connection in your own hands, without a session: typed vendor events both ways. `on_wire` sees each frame."""
         from .openai_connection import RawConnection
 
-        raw = RawConnection(await self.transport())
+        raw = RawConnection(await self.transport(on_wire))
         try:
             yield raw
         finally:
             await raw.close()
 
-    async def transport(self) -> Transport:
+    async def transport(self, on_wire: Watch | None = None) -> Transport:
         """Open what carries a connection. Raises a typed error within seconds."""
         from .transport import Watched
 
@@ -181,7 +181,8 @@ class OpenAIRealtime(Model):
             from .openai_transport import connect_sdk
 
             transport = await connect_sdk(self)
-        return transport if self.on_wire is None else Watched(transport, self.on_wire)
+        watch = on_wire or self.on_wire
+        return transport if watch is None else Watched(transport, watch)
 
     def make_vad(self) -> VAD | None:
         """A detector of our own, where there is to be one."""

@@ -6,6 +6,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..errors import (
     CredentialsError,
     MissingDependencyError,
@@ -14,6 +16,7 @@ from ..errors import (
     ModelRequestError,
     ModelThrottledError,
 )
+from .refusals import AccessNotEnabledError, MissingCredentialsError, QuotaError, UnknownModelError
 from .transport import Transport, TransportClosedError
 
 if TYPE_CHECKING:
@@ -24,8 +27,11 @@ _OPEN_S = 4.0
 #: longest message taken, bytes: a server sends seconds of audio in one
 _MOST = 32 << 20
 
-_CREDENTIALS = frozenset({"invalid_api_key", "invalid_authentication", "account_deactivated", "permission_denied"})
-_QUOTA = frozenset({"insufficient_quota", "rate_limit_exceeded", "billing_hard_limit_reached", "slow_down"})
+_CREDENTIALS = frozenset({"invalid_api_key", "invalid_authentication", "account_deactivated"})
+_ACCESS = frozenset({"permission_denied", "model_not_available", "unsupported_country_region_territory"})
+_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_BUSY = frozenset({"rate_limit_exceeded", "slow_down"})
+_UNKNOWN = frozenset({"model_not_found"})
 _AGAIN = frozenset({"session_expired", "server_error", "internal_error"})
 
 
@@ -34,10 +40,14 @@ def error_of(code: str | None, message: str, *, type: str | None = None) -> Mode
     what = f"OpenAI: {message}" + (f" ({code})" if code else "")
     if code in _CREDENTIALS:
         return CredentialsError(what, hint="Check the API key.")
+    if code in _ACCESS:
+        return AccessNotEnabledError(what, hint="Check that the key's project may use this model.")
     if code in _QUOTA:
-        return ModelThrottledError(what, hint="Check plan and limits, or try later.")
-    if code == "model_not_found":
-        return ModelRequestError(what, hint="Check the model's name, and that your project may use it.")
+        return QuotaError(what, hint="Check plan and billing.")
+    if code in _BUSY:
+        return ModelThrottledError(what, hint="Try later, or ask for higher limits.")
+    if code in _UNKNOWN:
+        return UnknownModelError(what, hint="Check the model's name, and that your project may use it.")
     if code in _AGAIN or type == "server_error":
         return ModelConnectionError(what)
     return ModelRequestError(what)
@@ -46,21 +56,44 @@ def error_of(code: str | None, message: str, *, type: str | None = None) -> Mode
 def error_of_close(code: int, reason: str) -> ModelError:
     """The typed error for a link that was closed. The vendor names the cause in the reason, as `type.code`."""
     for name in reason.replace(":", ".").split("."):
-        if name.strip() in _CREDENTIALS | _QUOTA | {"model_not_found"}:
+        if name.strip() in _CREDENTIALS | _ACCESS | _QUOTA | _BUSY | _UNKNOWN:
             return error_of(name.strip(), reason)
     return ModelConnectionError(f"OpenAI closed the connection with {code} {reason}".strip() + ".")
 
 
-def error_of_status(status: int, body: str, where: str) -> ModelError:
-    """The typed error for a refused handshake."""
-    text = f"{where} refused the connection with HTTP {status}: {body[:300]}".rstrip(": ")
-    if status in (401, 403):
-        return CredentialsError(text, hint="Check the API key, its project, and that it may use this model.")
+def error_of_status(status: int, body: str, where: str, tried: str = "") -> ModelError:
+    """The typed error for a refused handshake. `tried`: the model that was asked for and where the key came from."""
+    text = f"{where} refused the connection{tried} with HTTP {status}: {body[:300]}".rstrip(": ")
+    code = _code_in(body)
     if status == 429:
-        return ModelThrottledError(text, hint="Check plan and limits, or try later.")
+        kind = QuotaError if code in _QUOTA else ModelThrottledError
+        return kind(text, hint="Check plan and limits, or try later.")
+    if code is not None and type(known := error_of(code, "")) not in (ModelConnectionError, ModelRequestError):
+        return type(known)(text, hint=known.hint)
+    if status == 401:
+        return CredentialsError(text, hint="Check the API key.")
+    if status == 403:
+        return AccessNotEnabledError(text, hint="Check that the key's project may use this model.")
     if status >= 500:
         return ModelConnectionError(text)
     return ModelRequestError(text, hint="Check model name and base_url.")
+
+
+def _code_in(body: str) -> str | None:
+    """The vendor's code in the body of a refusal."""
+    try:
+        code = msgspec.json.decode(body, type=_Refusal).error.code
+    except msgspec.MsgspecError:
+        return None
+    return code
+
+
+class _Error(msgspec.Struct):
+    code: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error
 
 
 class SdkTransport:
@@ -110,9 +143,10 @@ async def connect_sdk(model: OpenAIRealtime) -> Transport:
         ) from error
     key = model.api_key() if callable(model.api_key) else model.api_key
     api_key = key if key is None or isinstance(key, str) else await key
+    source = "the option api_key" if api_key else "OPENAI_API_KEY"
     api_key = api_key or os.environ.get("OPENAI_API_KEY")
     if not api_key:
-        raise CredentialsError(
+        raise MissingCredentialsError(
             "There is no OpenAI API key. Tried: the option api_key, the environment variable OPENAI_API_KEY.",
             hint="Set one of them.",
         )
@@ -127,7 +161,8 @@ async def connect_sdk(model: OpenAIRealtime) -> Transport:
     except BaseException as error:
         await client.close()
         if isinstance(error, InvalidStatus):
-            raise error_of_status(error.response.status_code, _text(error.response.body), where) from None
+            tried = f" for {model.model} with the key of {source}"
+            raise error_of_status(error.response.status_code, _text(error.response.body), where, tried) from None
         if isinstance(error, OSError | TimeoutError):
             raise ModelConnectionError(f"{where} could not be reached: {error or type(error).__name__}.") from error
         raise

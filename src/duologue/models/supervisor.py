@@ -4,7 +4,7 @@ It owns every link to a provider, for every model alike: opens, rotates, recover
 :mod:`duologue.engine.rotation`), replays to a new link what the old one did not answer, and fences off what an old link
 still says. The session sees one :class:`Connection` that stays.
 
-What is replayed. User audio is kept from the *watermark* on: the last sample of the last turn that was answered in full. A
+What is replayed. User audio is kept from the *watermark* on: the last sample of the last turn whose answer has sounded. A
 link that takes over gets the history (with tool calls), then the audio after the watermark, in order, once; so a sentence
 that was cut in two by a lost link is heard whole by the next. If the turn was over already, it is answered again: by its
 text where that is known, else by its audio.
@@ -20,7 +20,6 @@ from typing import Protocol
 
 import msgspec
 
-from ..audio import Ring
 from ..engine.conversation import Item
 from ..engine.rotation import CutOver, GiveUp, Open, Order, Rotation, RotationOptions
 from ..errors import DuologueError, ModelConnectionError
@@ -43,6 +42,7 @@ from .base import (
     Spoke,
     ToolRequested,
 )
+from .kept import Kept
 from .links import Link, Owed
 
 logger = logging.getLogger("duologue.models.supervisor")
@@ -51,12 +51,14 @@ logger = logging.getLogger("duologue.models.supervisor")
 _OPEN_S = 10.0
 #: longest wait for a link to close
 _CLOSE_S = 3.0
-#: user audio kept for a replay, seconds
-_KEEP_S = 60.0
-#: user audio before the present that a link which takes over in a quiet moment is given: an onset may be under way
-_PREROLL_S = 1.0
 #: an answer is owed and the provider has said nothing for so long: it has stalled
 STALL_S = 8.0
+#: the same in the middle of an answer, from when all that it has sent of it has been played
+HUNG_S = 1.0
+#: length of a piece of a replay: the fewer, the sooner the link has caught up
+_REPLAY_S = 0.2
+#: after the position at which the user is said to have stopped, what may still belong to the turn (seconds)
+_TAIL_S = 0.2
 #: responses of whose other name is kept
 _REMEMBERED = 64
 #: instruction to a link that takes over in the middle of an answer
@@ -116,11 +118,12 @@ class Supervisor(Connection):
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._stall_at = 0.0
+        self._plays_to = 0.0  # until when what came of the answer under way can be heard
         self._ahead: dict[str, str] = {}  # finished answers to turns that are not over yet: response, turn
         self._first: asyncio.Future[None] = self._loop.create_future()
         self._last_error: DuologueError | None = None
         keep = any(not candidate.capabilities.in_process for candidate in self.models)
-        self._ring = Ring(int(_KEEP_S * self.capabilities.input_rate) * 2) if keep else None
+        self._kept = Kept(self.capabilities.input_rate) if keep else None
         self._position = 0
         self._owed: Owed | None = None
         self._in_flight: dict[str, _Made] = {}  # responses that the link in use is making
@@ -128,8 +131,9 @@ class Supervisor(Connection):
         self._alias: dict[str, str] = {}  # by the link's id of such a response: the session's
         self._committed_to = 0  # position of the end of the last committed turn
         self._heard_to = 0  # position of the end of the last window reported
+        self._stopped_at = 0  # position at which a provider last heard the user stop
         self._setups = 0  # changes of instructions, tools or voice so far
-        self._calm = True  # what the rotation was told
+        self._calm, self._owing = True, False  # what the rotation was told
         self._typed = ""
         self._quiet = True
         self._closed = False
@@ -192,13 +196,19 @@ class Supervisor(Connection):
                 self.context.spawn(lambda: self._close_link(replaced), "closing a successor that is out of date")
         self._next = link
 
+        wait = min(_OPEN_S, order.patience_s)
+
         async def attempt() -> None:
             try:
-                async with asyncio.timeout(_OPEN_S):
+                async with asyncio.timeout(wait):
                     link.connection = await model.open(link)
             except Exception as error:
                 if self._next is link and not self._closed:
-                    self._attempt_failed(link, error)
+                    if isinstance(error, TimeoutError):
+                        error = ModelConnectionError(f"{model.name} did not open within {wait:g} s.")
+                        self._attempt_failed(link, error, elsewhere=True)
+                    else:
+                        self._attempt_failed(link, error)
                 return
             if self._closed or link.dead or self._next is not link:
                 ended = link.dead and self._next is link
@@ -214,13 +224,11 @@ class Supervisor(Connection):
         logger.debug("generation %d: opening %s (%s)", link.generation, model.name, order.reason)
         self.context.spawn(attempt, f"opening {model.name}")
 
-    def _attempt_failed(self, link: Link, error: BaseException) -> None:
+    def _attempt_failed(self, link: Link, error: BaseException, *, elsewhere: bool = False) -> None:
         link.dead = True
-        if isinstance(error, TimeoutError):
-            error = ModelConnectionError(f"{link.model.name} did not open within {_OPEN_S:g} s.")
         typed = error if isinstance(error, DuologueError) else ModelConnectionError(f"{link.model.name}: {error!r}")
         self._last_error = typed
-        orders = self._rotation.failed(str(typed), typed.retryable, self._now())
+        orders = self._rotation.failed(str(typed), typed.retryable, self._now(), elsewhere=elsewhere)
         if self._active is not None or not any(isinstance(order, GiveUp) for order in orders):
             wait = max(0.0, self._rotation.next_deadline() - self._now())
             self._overseer.trouble(link.generation, link.model, str(typed), wait if wait < 1e9 else 0.0)
@@ -247,7 +255,7 @@ class Supervisor(Connection):
             self.context.spawn(lambda: self._close_link(old), "closing the connection before")
         interrupted = self._end_in_flight()
         owed, history = self._owed, list(self.context.history())
-        text = self._text_of(owed, history)
+        text = "" if interrupted else self._text_of(owed, history)
         if owed is not None and text:
             # The turn is put to the new link by its text: it must not be in the history too.
             history = [item for item in history if not (item.kind == "user" and item.id == owed.turn)]
@@ -292,23 +300,28 @@ class Supervisor(Connection):
 
     def _unanswered(self, after: int) -> tuple[int, int]:
         """The user audio that nobody answered, from position `after` on."""
-        if self._ring is None:
-            return self._position, self._position
-        return min(max(self._ring.start, after), self._ring.end), self._ring.end
+        return (self._position, self._position) if self._kept is None else self._kept.unanswered(after)
 
     def _replay(self, link: Link, start: int, end: int) -> None:
         """Give the new link the user audio that nobody answered."""
-        if self._ring is None:
+        if self._kept is None:
             return
-        step = self.capabilities.input_rate // 50
+        step = int(_REPLAY_S * self.capabilities.input_rate)
         for position in range(start, end, step):
-            link.audio(self._ring.read_from(position, min(step, end - position)), position)
+            link.audio(self._kept.read(position, min(step, end - position)), position)
 
     def _pay(self, link: Link, interrupted: bool, text: str) -> None:
         """An answer was owed by the link before: have the new one give it."""
-        owed = self._owed
+        owed, reuse = self._owed, self._reuse
         assert link.connection is not None
         if owed is None:
+            return
+        if owed.kind != "turn" and not interrupted and self._user_speaks():
+            # It came too late: the user has gone on, and would be interrupted by it.
+            self._reuse = ""
+            self._settled()
+            if reuse:
+                self.context.report(Ended(response=reuse, status="cancelled"))
             return
         if interrupted:
             owed = self._owed = Owed("respond", response=self.context.next_response(), end=owed.end)
@@ -322,6 +335,10 @@ class Supervisor(Connection):
         else:
             link.connection.respond(owed.response, owed.instructions, owed.origin)
         self._watch()
+
+    def _user_speaks(self) -> bool:
+        """Whether it sounds like it, and not because of what the agent says."""
+        return self._kept is not None and self._kept.sounds and self._now() > self._plays_to
 
     async def _close_link(self, link: Link) -> None:
         link.dead = True
@@ -351,7 +368,7 @@ class Supervisor(Connection):
             self._obey(self._rotation.ending(evidence.in_s, self._now()))
             return
         if self._stall is not None:
-            self._stall_at = self._now() + STALL_S
+            self._alive(link, evidence)
         if isinstance(evidence, ProviderSpeech | ProviderCommitted):
             if (news := self._news(link, evidence)) is not None:
                 self.context.report(news)
@@ -380,6 +397,8 @@ class Supervisor(Connection):
             return None
         elif evidence.fact == "started":
             link.repeats = False
+        elif evidence.fact == "stopped":
+            self._stopped_at = evidence.position
         return evidence
 
     def _begun_again(self, began: Began) -> bool:
@@ -406,6 +425,12 @@ class Supervisor(Connection):
                 made.text = True
                 made.audible = made.audible or not self.context.speaks
             case Spoke() if (made := self._in_flight.get(evidence.response)) is not None:
+                if (
+                    not made.audible
+                    and (owed := self._owed) is not None
+                    and self._answers(made, evidence.response, owed)
+                ):
+                    self._sounded(owed)
                 made.audible = True
             case ToolRequested() if (made := self._in_flight.get(evidence.response)) is not None:
                 made.calls = True
@@ -414,7 +439,7 @@ class Supervisor(Connection):
                     self.context.report(Spoke(response=evidence.response, pcm=tail))
                 self._answered(evidence)
 
-    def _link_lost(self, link: Link, error: DuologueError) -> None:
+    def _link_lost(self, link: Link, error: DuologueError, *, stalled: bool = False) -> None:
         if link.dead:
             return
         self._last_error = error
@@ -423,7 +448,7 @@ class Supervisor(Connection):
         if link is self._active:
             self._unwatch()
             self._overseer.trouble(link.generation, link.model, str(error), 0.0)
-            self._obey(self._rotation.lost(str(error), self._now()))
+            self._obey(self._rotation.lost(str(error), self._now(), elsewhere=stalled))
         elif link is self._next and link.ready:
             self._obey(self._rotation.failed(str(error), error.retryable, self._now()))
 
@@ -438,11 +463,19 @@ class Supervisor(Connection):
             self._ahead[ended.response] = made.turn
         if owed is None or made is None:
             return
-        if not (made.loose and owed.kind == "turn") and not owed.is_answered_by(ended.response, made.turn):
+        if not self._answers(made, ended.response, owed):
             return
+        if owed.kind == "turn":
+            self._sounded(owed)
         self._settled()
-        if self._ring is not None and owed.kind == "turn":
-            self._ring.discard_until(owed.end)
+
+    def _answers(self, made: _Made, response: str, owed: Owed) -> bool:
+        return (made.loose and owed.kind == "turn") or owed.is_answered_by(response, made.turn)
+
+    def _sounded(self, owed: Owed) -> None:
+        """The answer has begun to sound: what it answers is not to be heard by another link as well."""
+        if self._kept is not None and owed.kind == "turn":
+            self._kept.answered(owed.end)
 
     def _settled(self) -> None:
         """Nothing is owed any more."""
@@ -458,33 +491,49 @@ class Supervisor(Connection):
             self._stall_at = self._now() + STALL_S
             self._stall = self._loop.call_at(self._stall_at, self._stalled)
 
+    def _alive(self, link: Link, evidence: Evidence) -> None:
+        """The provider has said something. Once an answer sounds, a silence is noticed sooner."""
+        now = self._now()
+        if isinstance(evidence, Spoke):
+            self._plays_to = max(now, self._plays_to) + len(evidence.pcm) / 2 / link.output_rate
+        sounding = any(made.audible and not made.calls for made in self._in_flight.values())
+        if isinstance(evidence, Spoke) and self.context.speaks or sounding:
+            self._expect(max(now, self._plays_to) + HUNG_S)
+        else:
+            self._expect(now + STALL_S)
+
+    def _expect(self, at: float) -> None:
+        """The provider must say something by then. The timer is only moved to an earlier time: each word would move it."""
+        sooner, self._stall_at = at < self._stall_at, at
+        if sooner and self._stall is not None:
+            self._stall.cancel()
+            self._stall = self._loop.call_at(at, self._stalled)
+
     def _unwatch(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
     def _stalled(self) -> None:
-        if self._now() < self._stall_at - 0.001:
-            # It said something since. The timer is not moved each time it does: that would cost more than the rest.
+        if self._now() < self._stall_at - 0.001:  # it said something since
             self._stall = self._loop.call_at(self._stall_at, self._stalled)
             return
         self._stall = None
         if self._active is not None:
-            error = ModelConnectionError(f"{self._active.model.name} has said nothing for {STALL_S:g} s.")
-            self._link_lost(self._active, error)
+            error = ModelConnectionError(f"{self._active.model.name} said nothing for too long: an answer is due.")
+            self._link_lost(self._active, error, stalled=True)
 
     # ------------------------------------------------------------------ commands
 
     def audio(self, pcm: bytes, position: int) -> None:
         """See Connection. Kept for a replay as long as it is unanswered; passed on at once if a link is in use."""
         self._position = position + len(pcm) // 2
-        if self._ring is not None:
-            if position != self._ring.end:
-                # The track has a gap. What lies before it cannot be replayed in one piece with what follows.
-                self._ring = Ring(int(_KEEP_S * self.capabilities.input_rate) * 2, position=position)
-            self._ring.write(pcm)
+        if self._kept is not None:
+            self._kept.write(pcm, position)
             if self._quiet and self._owed is None:
-                self._ring.discard_until(self._position - int(_PREROLL_S * self.capabilities.input_rate))
+                self._kept.nobody_speaks(self._heard_to)
+                if self._kept.sounds == self._calm:
+                    self._tell_quiet()
         if self._active is not None and not self._active.dead:
             self._active.audio(pcm, position)
 
@@ -495,10 +544,11 @@ class Supervisor(Connection):
 
     def _tell_quiet(self) -> None:
         """A change goes unnoticed where nobody speaks and no link owes anything."""
-        calm = self._quiet and self._owed is None
-        if calm != self._calm:
-            self._calm = calm
-            self._obey(self._rotation.quiet(calm, self._now()))
+        owing = self._owed is not None
+        calm = self._quiet and not owing and not (self._kept is not None and self._kept.sounds)
+        if (calm, owing) != (self._calm, self._owing):
+            self._calm, self._owing = calm, owing
+            self._obey(self._rotation.quiet(calm, self._now(), owing=owing))
 
     def _live(self) -> Connection | None:
         """The link in use, if there is one that is not lost."""
@@ -537,19 +587,30 @@ class Supervisor(Connection):
     def commit(self, turn: str) -> None:
         """See Connection."""
         typed, self._typed = self._typed, ""
-        self._committed_to = self._position
+        owed = Owed("turn", turn=turn, text=typed, end=self._end_of_turn())
         if turn in self._ahead.values():
+            self._sounded(owed)
             self._settled()
-            if self._ring is not None:
-                self._ring.discard_until(self._position)
         else:
-            self._owe(Owed("turn", turn=turn, text=typed, end=self._position))
+            if any(made.audible and made.turn == turn for made in self._in_flight.values()):
+                self._sounded(owed)
+            self._owe(owed)
+        self._committed_to = owed.end
         self._ahead.clear()
         if (live := self._live()) is not None:
             live.commit(turn)
 
+    def _end_of_turn(self) -> int:
+        """Where the turn that is being committed ends. What follows may be the beginning of another one already."""
+        for told in (self._stopped_at, self._heard_to):
+            if self._committed_to < told:
+                return min(self._position, told + int(_TAIL_S * self.capabilities.input_rate))
+        return self._position
+
     def reopen(self, turn: str) -> None:
         """See Connection."""
+        if self._kept is not None:
+            self._kept.reopened()
         self._settled()
         self._ahead.clear()
         if (live := self._live()) is not None:

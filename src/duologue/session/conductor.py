@@ -35,7 +35,8 @@ from ..events import (
     UserTranscript,
 )
 from ..models import base as m
-from .journal import SessionJournal
+from ..telemetry import Exporter, TurnBuilder
+from .journal import History, SessionJournal
 from .measure import Measures
 from .playout import Listener
 from .response import Response
@@ -71,6 +72,10 @@ class Owner(Protocol):
 
     def hook(self, name: str, *args: Any) -> None: ...
 
+    def turn_record(self, turn: str) -> TurnBuilder: ...
+
+    def losses(self) -> dict[str, int]: ...
+
 
 class Conductor:
     """See the module. `base` is the session's zero on the monotonic clock; `at` in events counts from it."""
@@ -88,6 +93,7 @@ class Conductor:
         idle_prompt: str,
         apology: str = "",
         farewell: str = "",
+        export: Exporter | None = None,
     ) -> None:
         self.owner = owner
         self.journal = journal
@@ -105,7 +111,7 @@ class Conductor:
         self.responses = Responses(
             self, max_queued=limits.queued_responses, max_response_s=limits.max_response_s, queued_s=limits.queued_s
         )
-        self.measures = Measures(self.emit)
+        self.measures = Measures(self.emit, owner.turn_record, base=base, losses=owner.losses, export=export)
         self.connection: m.Connection | None = None
         self.farewell = False
         self._output_rate = capabilities.output_rate
@@ -118,6 +124,7 @@ class Conductor:
         self._failed_turn = ""  # a turn whose speculative answer failed
         self._unwanted_turn = ""  # a turn whose answer was taken back before it began
         self._steps = 0
+        self._since_snapshot = 0
         self.silent_since = base  # when the agent was last heard
         self._owed_respond: list[tuple[str, ResponseOrigin]] = []
         self.untold_results: list[str] = []
@@ -162,8 +169,9 @@ class Conductor:
 
     def emit(self, event: Event) -> None:
         """Journal an event and tell it to everybody once it is durable."""
-        at = round(self.owner.now() - self.base, 4)
-        self.journal.emit(msgspec.structs.replace(event, at=at))
+        now = self.owner.now()
+        self.measures.observe(event, self._committed_turn, now)
+        self.journal.emit(msgspec.structs.replace(event, at=round(now - self.base, 4)))
 
     def report(self, evidence: m.Evidence) -> None:
         """Take evidence from the model's connection."""
@@ -289,7 +297,7 @@ class Conductor:
             self.measures.dropped("stale_audio_samples", len(e.pcm) // 2)
             return
         first = not response.samples
-        response.add(e.pcm, e.words, self.owner.now())
+        response.add(e.pcm, e.words)
         if first and (turn := self._answered_turn(response)):
             self.measures.point(turn, "tts_first_audio", self.owner.now())
         if not self.responses.spoke(response):
@@ -337,11 +345,11 @@ class Conductor:
     # ------------------------------------------------------------------ actions
 
     def _user_started(self, a: act.UserStarted) -> None:
-        self.measures.speech_started(a.turn, a.at_ms, self.owner.now())
+        self.measures.speech_started(a.turn, a.at_ms)
         self.emit(UserSpeechStarted(position=self._sample(a.at_ms)))
 
     def _user_stopped(self, a: act.UserStopped) -> None:
-        self.measures.speech_stopped(a.turn, a.at_ms, self.owner.now())
+        self.measures.speech_stopped(a.turn, a.at_ms)
         self.emit(UserSpeechStopped(position=self._sample(a.at_ms)))
 
     def _sample(self, ms: float) -> int:
@@ -361,6 +369,7 @@ class Conductor:
         self.measures.committed(a.turn, a.speech_end_ms, self.owner.now(), a.reason, text)
         self.conversation.user(a.turn, text)
         self.emit(TurnCommitted(turn=a.turn, text=text, reason=a.reason))
+        self._snapshot(a.turn)
         self.owner.hook("on_turn", a.turn, text)
         if self.connection is not None:
             self.connection.commit(a.turn)
@@ -376,6 +385,16 @@ class Conductor:
         if not self._answer_begun and a.turn == self._failed_turn:
             self._answer_begun = True  # its answer has failed already, and the model begins no other
             self.unowed()
+
+    def _snapshot(self, turn: str) -> None:
+        """Every some turns: the history into the journal."""
+        options = self.limits.options
+        self._since_snapshot += 1
+        if options.snapshot_turns and self._since_snapshot >= options.snapshot_turns and self.journal.durable:
+            self._since_snapshot = 0
+            state = msgspec.Raw(self.conversation.dump(options.snapshot_bytes))
+            at = round(self.owner.now() - self.base, 4)
+            self.journal.record(History(at, turn, self.responses.count, list(self.untold_results), state))
 
     def _reopen(self, a: act.Reopen) -> None:
         if a.turn in self._over:
@@ -393,7 +412,7 @@ class Conductor:
         for response in self.responses.of_turn(a.turn):
             self.responses.cancel(response, "cancelled", a.reason)
         self.emit(TurnDiscarded(turn=a.turn, reason=a.reason, text=self.floor.text))
-        self.measures.discarded(a.turn, a.reason)
+        self.measures.discarded(a.turn)
 
     def _duck(self, a: act.Duck) -> None:
         gain = self._interruption.duck_db if a.on else 0.0
@@ -401,8 +420,10 @@ class Conductor:
             listener.duck(gain)
 
     def _pause(self, a: act.Pause) -> None:
-        turn, decided = self.floor.turn, self.owner.now()
-        self.responses.pause(a.reason, lambda: self.measures.silenced(turn, decided, self.owner.now()))
+        turn, decided, playing = self.floor.turn, self.owner.now(), self.responses.playing_id
+        self.responses.pause(
+            a.reason, lambda: self.measures.silenced(turn, playing, decided, self.owner.now(), a.reason)
+        )
 
     def _yield(self, a: act.Yield) -> None:
         turn, decided = self.floor.turn, self.owner.now()
@@ -411,7 +432,8 @@ class Conductor:
             self._unwanted_turn = self._committed_turn
 
         def cut(response: Response, heard: int) -> None:
-            self.measures.silenced(turn, decided, self.owner.now())
+            if heard or response.samples:
+                self.measures.silenced(turn, response.id, decided, self.owner.now(), a.reason)
             if self.connection is not None:
                 if not response.generated:
                     self.connection.cancel(response.id)
@@ -482,8 +504,13 @@ class Conductor:
     def audible(self, response: Response, now: float) -> None:
         """The first sample of a response was handed over."""
         if turn := self._answered_turn(response):
-            self.measures.first_sample(turn, now)
+            self.measures.first(turn, "first_sample", now)
         self.fact("audible")
+
+    def heard_from(self, response: Response, at: float) -> None:
+        """The addressee has acknowledged that they hear a response, by that since `at`."""
+        if turn := self._answered_turn(response):
+            self.measures.first(turn, "first_played", at)
 
     def ending(self, now: float) -> None:
         """Little is left to play."""
@@ -509,8 +536,9 @@ class Conductor:
             goodbye, self.goodbye = self.goodbye, ""
             self.say(goodbye, "farewell")
         turn = self._answered_turn(response)
-        if turn and status != "cancelled" and (response.samples or not response.calls):
-            self.measures.answered(turn, status, heard_samples * 1000 // response.rate)
+        # One that was taken back unheard is not the turn's answer: another may come, or none (see `unowed`).
+        if turn and (status != "cancelled" or heard_samples) and (response.samples or not response.calls):
+            self.measures.answered(turn, status, heard_samples * 1000 // response.rate, now)
         self.owner.hook("on_response", response.id, status)
         self.unowed()
         if self.floor.state is State.IDLE:
@@ -527,10 +555,24 @@ class Conductor:
             and not self._tools_pending()
         ):
             self.fact("no_answer", "the answer has no audio")
+            self.measures.unanswered(self._committed_turn)
 
     def listener_failed(self, listener: Listener, error: Exception) -> None:
         """A channel raised while it was given audio."""
         self.owner.channel_failed(listener.channel, error)
+
+    def listener_unacknowledged(self, listener: Listener) -> None:
+        """A listener does not say any more what it hears. The application can act; the call goes on, by estimates."""
+        self.measures.dropped("unacknowledged")
+        wait = listener.ledger.options.unacknowledged_wait_s
+        name = listener.channel.name
+        self.emit(
+            ErrorEvent(
+                code="unacknowledged",
+                message=f"{name} has not acknowledged any playout for {wait:g} s; what it hears is estimated until it does.",
+                ref=name,
+            )
+        )
 
     def _answered_turn(self, response: Response) -> str:
         """The turn that a response is the audible answer to: its own, or the one whose tools it speaks of."""

@@ -12,6 +12,7 @@ from ..engine.floor import FloorOptions
 from ..engine.interruption import InterruptionOptions
 from ..engine.limits import LimitOptions
 from ..models.base import Model
+from ..telemetry import ExportQueue
 from ..tools import Tool, ToolSource
 from .hooks import Hooks
 from .toolbench import FillerOptions
@@ -60,3 +61,4 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     filler: FillerOptions = FillerOptions()
     hooks: tuple[Hooks, ...] = ()
     state: type | None = None
+    telemetry: ExportQueue | None = None

@@ -1,8 +1,9 @@
 """The journal of one session: what it decided and why, in order, committed before it leaves.
 
 Records are JSON objects with a ``kind``: ``windows`` and ``fact`` (what the floor was given, see :mod:`duologue.engine.replay`),
-``event`` (what listeners are told), ``options`` (once, first) and ``history`` (snapshots). A journal is enough to replay every
-decision, and to rebuild the conversation.
+``event`` (what listeners are told), ``options`` (once, first) and ``history`` (a snapshot every some turns). A journal is enough
+to replay every decision, and its last snapshot with the events after it to rebuild the conversation (see
+:mod:`duologue.session.rebuild`).
 """
 
 from __future__ import annotations
@@ -34,8 +35,16 @@ class Emitted(msgspec.Struct, frozen=True, tag_field="kind", tag="event"):
 
 
 class History(msgspec.Struct, frozen=True, tag_field="kind", tag="history"):
-    """A snapshot of the conversation."""
+    """A snapshot of the conversation as it stands right after a turn was committed.
 
+    `turn` is that turn, `at` the time as in events; `responses` counts the responses so far (their ids go on from there),
+    `untold` are the calls whose results the model has not spoken of, `state` is what `Conversation.dump` gives.
+    """
+
+    at: float
+    turn: str
+    responses: int
+    untold: list[str]
     state: msgspec.Raw
 
 
@@ -67,6 +76,11 @@ class SessionJournal:
         self._waiting: deque[tuple[Event, bytes]] = deque()
         #: nothing more can be written, and so nothing more may leave
         self.broken = False
+
+    @property
+    def durable(self) -> bool:
+        """Whether anything is written at all."""
+        return self._writer is not None and not self.broken
 
     def record(self, record: FloorRecord | Options | History) -> None:
         """Write a record that nobody waits for."""

@@ -53,6 +53,9 @@ class Stage(Protocol):
     def fell_silent(self, listener: Listener, now: float) -> None:
         """Nothing is left to play."""
 
+    def unacknowledged(self, listener: Listener) -> None:
+        """The listener has stopped acknowledging while it plays: from now on what it has heard is estimated."""
+
     def failed(self, listener: Listener, error: Exception) -> None:
         """The listener's channel raised where it must not: it is left alone from now on."""
 
@@ -107,6 +110,12 @@ class Listener:
         if self._timer is None or self._timer_at > self.loop.time():
             self._schedule(self.loop.time())
 
+    def returned(self) -> None:
+        """Its link is up again: go on."""
+        self.away = False
+        self.ledger.returned(self.loop.time())
+        self.kick()
+
     def close(self) -> None:
         """No more frames."""
         self._closed = True
@@ -128,6 +137,9 @@ class Listener:
         now = max(self.loop.time(), self._timer_at)
         if self.away or self._closed:
             return
+        if self.current is not None and self.ledger.overdue(now):
+            self.ledger.fall_back()
+            self.stage.unacknowledged(self)
         if self._unsettled or self.current is None:
             self._settle(now)
         due: float | None = None
@@ -255,7 +267,7 @@ class Listener:
             self.stage.fell_silent(self, now)
 
     def _patience(self, now: float) -> float:
-        return self.ledger.drained_at() + _SETTLE_S
+        return self.ledger.drained_at() + (0.0 if self.ledger.estimating else _SETTLE_S)
 
     def _next_settlement(self, now: float) -> float | None:
         if self.held or not (self._sounding or self._unsettled):

@@ -81,7 +81,8 @@ class SessionPort:
         if position is not None and position != self._next:
             behind = self._next - position
             if behind > 0:
-                # Sent again after a resume: what we have had is not heard twice.
+                # Late, or sent again after a resume: what we have had (or have gone on without) is not heard twice.
+                up.dropped("user_late_samples", min(behind, samples))
                 if behind >= samples:
                     return
                 pcm = pcm[behind * 2 :]

@@ -16,10 +16,9 @@ class Response:
 
     __slots__ = (
         "_audio",
+        "acknowledged",
         "base",
         "calls",
-        "first_audio_at",
-        "first_sent_at",
         "gated",
         "generated",
         "held_calls",
@@ -29,7 +28,6 @@ class Response:
         "reason",
         "script",
         "shown",
-        "spoken_as",
         "started",
         "status",
         "text_events",
@@ -53,8 +51,7 @@ class Response:
         self.held_calls: list[ToolCall] = []
         self.text_events: list[tuple[str, int]] = []
         self.shown = ""
-        self.first_audio_at: float | None = None
-        self.first_sent_at: float | None = None
+        self.acknowledged = False  # the addressee has said that they hear it
         self._audio = bytearray()
 
     @property
@@ -67,10 +64,8 @@ class Response:
         """Seconds of audio made so far."""
         return self.script.samples / self.rate
 
-    def add(self, pcm: bytes, words: tuple[SpokenWord, ...], now: float) -> None:
+    def add(self, pcm: bytes, words: tuple[SpokenWord, ...]) -> None:
         """More audio."""
-        if self.first_audio_at is None:
-            self.first_audio_at = now
         self._audio += pcm
         self.script.audio(len(pcm) // 2, tuple(Word(w.text, w.start, w.end) for w in words) if words else ())
 

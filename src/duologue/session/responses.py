@@ -42,6 +42,8 @@ class Director(Protocol):
 
     def audible(self, response: Response, now: float) -> None: ...
 
+    def heard_from(self, response: Response, at: float) -> None: ...
+
     def ending(self, now: float) -> None: ...
 
     def fell_silent(self, now: float) -> None: ...
@@ -49,6 +51,8 @@ class Director(Protocol):
     def settled(self, response: Response, status: ResponseStatus, heard_samples: int, now: float) -> None: ...
 
     def listener_failed(self, listener: Listener, error: Exception) -> None: ...
+
+    def listener_unacknowledged(self, listener: Listener) -> None: ...
 
     def now(self) -> float: ...
 
@@ -62,7 +66,7 @@ class Responses:
         self._max_queued = max_queued
         self._max_response_s = max_response_s
         self._queued_s = queued_s
-        self._count = 0
+        self.count = 0  # ids given out
         self._room: dict[str, asyncio.Event] = {}
         self._heard_at = 0.0
         self._ending_said = False
@@ -74,8 +78,8 @@ class Responses:
 
     def next_id(self) -> str:
         """A fresh response id."""
-        self._count += 1
-        return f"r{self._count}"
+        self.count += 1
+        return f"r{self.count}"
 
     def begin(self, id: str, origin: ResponseOrigin, turn: str, rate: int, *, gated: bool) -> Response:
         """A response begins. Raises OverloadedError when too many wait to be spoken."""
@@ -203,8 +207,6 @@ class Responses:
     def sent(self, listener: Listener, response: Response, now: float) -> None:
         """See Stage."""
         if listener is self.addressee:
-            if response.first_sent_at is None:
-                response.first_sent_at = now
             self._director.audible(response, now)
 
     def progressed(self, listener: Listener, now: float) -> None:
@@ -217,6 +219,9 @@ class Responses:
         if current is None:
             return
         heard = listener.heard(current, now)
+        if heard.samples and not current.acknowledged:
+            current.acknowledged = True
+            self._director.heard_from(current, now - heard.samples / current.rate)
         current.release(heard.samples)
         if now - self._heard_at >= _HEARD_EVERY_S:
             text = current.script.heard(heard.samples)
@@ -260,6 +265,10 @@ class Responses:
         """See Stage."""
         if listener is self.addressee:
             self._director.fell_silent(now)
+
+    def unacknowledged(self, listener: Listener) -> None:
+        """See Stage."""
+        self._director.listener_unacknowledged(listener)
 
     def failed(self, listener: Listener, error: Exception) -> None:
         """See Stage."""
@@ -370,6 +379,12 @@ class Responses:
 
     def _playing(self) -> Response | None:
         return self.addressee.playing if self.addressee is not None else None
+
+    @property
+    def playing_id(self) -> str:
+        """The response that the addressee hears now, if any."""
+        playing = self._playing()
+        return "" if playing is None else playing.id
 
     def _settle(
         self, response: Response, status: ResponseStatus, *, heard: str, heard_samples: int, estimated: bool

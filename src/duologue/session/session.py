@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal, Self
 
 import msgspec
@@ -17,7 +18,15 @@ import msgspec
 from ..channels.base import Channel
 from ..channels.program import Program
 from ..engine.conversation import Item
-from ..errors import ConfigurationError, DuologueError, FencedError, ModelError, SessionClosedError
+from ..errors import (
+    ConfigurationError,
+    DuologueError,
+    FencedError,
+    ModelError,
+    OverloadedError,
+    SessionClosedError,
+    UnsupportedInputError,
+)
 from ..events import (
     ActivityInput,
     ApprovalInput,
@@ -38,10 +47,11 @@ from ..events import (
     SessionStarted,
     TextInput,
 )
-from ..models.base import Evidence, Model, Setup
+from ..models.base import Evidence, InputKind, Model, Setup
 from ..models.supervisor import Supervisor
 from ..store.committer import Committer, Writer
-from ..tools import Tool, ToolCall, ToolContext
+from ..telemetry import TurnBuilder
+from ..tools import Tool, ToolCall, ToolContext, ToolSource, as_tools
 from .conductor import Conductor
 from .definition import CallInfo, Definition
 from .hooks import HookRunner
@@ -130,6 +140,7 @@ class Session(ToolContext):
         self._instructions = definition.instructions
         self._voice = definition.voice
         self._tools: tuple[Tool, ...] = ()
+        self._sources: list[ToolSource] = []
         self._state: Any = definition.state() if definition.state is not None else {}
         self._ports: dict[Channel, SessionPort] = {}
         self._main: asyncio.Task[None] | None = None
@@ -254,10 +265,15 @@ class Session(ToolContext):
             idle_prompt=definition.idle_prompt,
             apology=definition.apology,
             farewell=definition.farewell,
+            export=definition.telemetry,
         )
+        if definition.telemetry is not None:
+            definition.telemetry.session_started(
+                self.id, wall=time.time(), agent=definition.name, model=definition.model.name, tenant=self.tenant
+            )
         inline = self._tool_runner == "inline"
         self._hooks = HookRunner(definition.hooks, self, self._hook_failed, inline=inline)
-        self._tools = await self._load_tools()
+        self._tools = await self._load_tools(definition.tools)
         self.toolbench = Toolbench(
             self._tools,
             self.conductor,
@@ -298,10 +314,15 @@ class Session(ToolContext):
         self.epoch = writer.claim.epoch
         return writer
 
-    async def _load_tools(self) -> tuple[Tool, ...]:
+    async def _load_tools(self, given: Iterable[Tool | ToolSource]) -> tuple[Tool, ...]:
         tools: list[Tool] = []
-        for source in self.definition.tools:
-            tools.extend([source] if isinstance(source, Tool) else await source.load())
+        for source in given:
+            if isinstance(source, Tool):
+                tools.append(source)
+            else:
+                if source not in self._sources:
+                    self._sources.append(source)  # before it is loaded: what it has opened by then is closed, too
+                tools.extend(await source.load())
         return tuple(tools)
 
     async def _connect(self) -> Supervisor:
@@ -371,6 +392,8 @@ class Session(ToolContext):
                 at=round(self.now() - conductor.base, 4), reason=self._end_reason, detail=self._end_detail
             )
             conductor.emit(self.ended)
+            if (export := self.definition.telemetry) is not None:
+                export.session_ended(self.id, at=self.ended.at, reason=self._end_reason)
             if not conductor.journal.broken:
                 flushed: asyncio.Future[None] = self._loop.create_future()
                 conductor.journal.when_durable(lambda: None if flushed.done() else flushed.set_result(None))
@@ -379,9 +402,8 @@ class Session(ToolContext):
             self.ended = SessionEnded(reason=self._end_reason, detail=self._end_detail)
         for channel in self._channels:
             await self._bounded(channel.close(self._end_reason))
-        for source in self.definition.tools:
-            if not isinstance(source, Tool):
-                await self._bounded(source.aclose())
+        for source in self._sources:
+            await self._bounded(source.aclose())
         for task in self._tasks:
             task.cancel()
 
@@ -453,19 +475,34 @@ class Session(ToolContext):
         await self._here(lambda: self.conductor.fact("interrupt", reason))
 
     async def update(
-        self, *, instructions: str | None = None, tools: Sequence[Tool] | None = None, voice: str | None = None
+        self, *, instructions: str | None = None, tools: Iterable[Any] | None = None, voice: str | None = None
     ) -> None:
-        """Change instructions, tools or voice in mid-call."""
+        """Change instructions, tools or voice in mid-call; what is None stays as it is.
+
+        They hold from the next answer on, or, where the provider cannot be told (a voice that has spoken, all of it at Nova
+        Sonic), from the next quiet point on, at which the session goes on over another connection. `tools` as for `Agent`.
+
+        Raises ConfigurationError for a voice that the model does not have, ToolError for what is no tool.
+        """
+        self._check_open()
+        known = self.definition.model.capabilities.voices
+        if voice is not None and known and voice not in known:
+            raise ConfigurationError(
+                f"{self.definition.model.name} has no voice {voice!r}.", hint=f"Voices: {', '.join(known)}."
+            )
+        loaded = None if tools is None else await self._load_tools(as_tools(tools))
 
         def change() -> None:
+            before = (self._instructions, self._tools, self._voice)
             if instructions is not None:
                 self._instructions = instructions
-            if tools is not None:
-                self._tools = tuple(tools)
+            if loaded is not None:
+                self._tools = loaded
                 self.toolbench.executor.replace(self._tools)
             if voice is not None:
                 self._voice = voice
-            self._connection.update(self.setup())
+            if before != (self._instructions, self._tools, self._voice):
+                self._connection.update(self.setup())
 
         await self._here(change)
 
@@ -550,15 +587,29 @@ class Session(ToolContext):
                 if not self.toolbench.decide(message):
                     raise ConfigurationError(f"No tool run {message.call!r} waits for approval.")
             case ImageInput():
+                self._check_takes("image", "images")
                 self._connection.image(message.data, message.mime)
                 conductor.conversation.user(f"i{self.now():.3f}", "", image=message.data, mime=message.mime)
                 if message.respond:
                     conductor.respond("")
             case SensorInput():
-                text = f"{message.name}: {msgspec.json.encode(message.value).decode()}"
+                self._check_takes("sensor", "sensor input")
+                try:
+                    text = f"{message.name}: {msgspec.json.encode(message.value).decode()}"
+                except (TypeError, ValueError) as error:
+                    raise ConfigurationError(f"The value of {message.name!r} is not JSON: {error}.") from None
                 conductor.conversation.note(text)
+                self._connection.item(Item(kind="note", text=text))
             case _:
                 raise ConfigurationError(f"Nothing takes a {type(message).__name__} here.")
+
+    def _check_takes(self, kind: InputKind, what: str) -> None:
+        """Whether the model in use takes such an input. Raises UnsupportedInputError before anything is sent."""
+        model = self._connection.active or self.definition.model
+        if kind not in model.capabilities.inputs:
+            raise UnsupportedInputError(
+                f"{model.name} takes no {what}.", hint=f"Use a model whose `inputs` include {kind!r}."
+            )
 
     def _typed(self, text: str) -> None:
         """A typed turn: committed at once, answered like a spoken one."""
@@ -572,6 +623,20 @@ class Session(ToolContext):
     def dropped(self, kind: str, count: int) -> None:
         """Something of the participant's was dropped."""
         self.conductor.measures.dropped(kind, count)
+
+    def losses(self) -> dict[str, int]:
+        """What channels have thrown away since the session began, by kind; and how often the addressee ran dry."""
+        found = {f"{kind}:{channel.name}": n for channel in self._channels for kind, n in channel.losses.items()}
+        if (addressee := self.conductor.responses.addressee) is not None:
+            found["underruns"] = addressee.ledger.underruns
+        return found
+
+    def turn_record(self, turn: str) -> TurnBuilder:
+        """An empty record of a turn."""
+        builder = TurnBuilder(self.id, turn)
+        builder.tenant, builder.agent = self.tenant, self.definition.name
+        builder.model, builder.generation = self._connection.active_name, self._connection.generation
+        return builder
 
     def emit_error(self, error: ErrorEvent) -> None:
         """Tell everybody of an error."""
@@ -594,8 +659,7 @@ class Session(ToolContext):
         if timer is not None:
             timer.cancel()
         if (listener := self._ports[channel].listener) is not None:
-            listener.away = False
-            listener.kick()
+            listener.returned()
         self.conductor.emit(ListenerBack(participant=channel.name, gap_events=gap_events, gap_ms=gap_ms))
 
     def channel_ended(self, channel: Channel, reason: str) -> None:
@@ -676,6 +740,8 @@ class Session(ToolContext):
         self._hooks(name, *args)
 
     def _hook_failed(self, name: str, error: BaseException) -> None:
+        if isinstance(error, OverloadedError):
+            self.conductor.measures.dropped("hooks")
         what = "took too long" if isinstance(error, TimeoutError) else f"failed: {error!r}"
         self.emit_error(ErrorEvent(code="hook", message=f"Hook {name} {what}."))
 

@@ -94,6 +94,9 @@ VERB_OPENERS = _words("do does did can could will would shall should may might m
 SUBORDINATORS = _words("if when because while although though once unless since after before until whenever whereas as")
 #: a sentence of one or two words that begins so goes on
 FRAGMENT_STARTS = _words("i we they he she it there and but or so because the a an my your our to for with if")
+#: statements of those who tell or read something aloud begin so; "I" and "my" are as often a request
+TELLING = _words("he she we they it this that these those there it's that's he's she's we're they're there's")
+FREQUENCIES = _words("ever never always often sometimes once twice rarely seldom")
 #: verbs that want an object or a complement
 NEEDS_OBJECT = _words(
     """

@@ -19,6 +19,7 @@ from duologue.speech.end_words import (
     FILLER_PHRASES,
     FILLERS,
     FRAGMENT_STARTS,
+    FREQUENCIES,
     GIVING,
     HANDING,
     INVERTING,
@@ -35,6 +36,7 @@ from duologue.speech.end_words import (
     STRANDED,
     SUBJECTS,
     SUBORDINATORS,
+    TELLING,
     VERB_OPENERS,
     WH_ENDS,
 )
@@ -114,7 +116,11 @@ def _ending(words: list[str], text: str, asked: bool) -> float | None:
         return -1.4
     # "No, the one before." says what its last part says.
     part = " ".join(_words_of(_COMMA.split(text.rstrip(",;: "))[-1]))
-    for said in (whole, part):
+    if last == "please" and before in SUBJECTS | {"you"}:
+        return -1.9
+    # Said politely, or more than once, a command is no less one: "Stop, stop, please."
+    plain = " ".join(dict.fromkeys(word for word in words if word != "please"))
+    for said in (whole, part, plain):
         if said in ANSWERS:
             # "I can't" answers a question; unasked it is a beginning.
             return 2.6 if asked or words[0] not in SUBJECTS else -0.8
@@ -184,9 +190,12 @@ def _form(words: list[str], text: str, question: str | None) -> float:
     if first in DETERMINERS | POSSESSIVES and count < 5 and not any(_finite(word) for word in words):
         # "The washing machine" has no verb yet.
         return -0.6
-    if count == 1:
-        return 0.1
-    return 1.5 if count > 2 else 0.9
+    if count == 1 or (first in FREQUENCIES and count < 4):
+        return 0.1  # "Ever tried." has no subject, and so does what follows it
+    if first in TELLING:
+        # A statement asks for nothing: whoever tells or reads something aloud has more of them.
+        return 0.9
+    return 1.5 if count > 2 else 0.4
 
 
 def _finite(word: str) -> bool:

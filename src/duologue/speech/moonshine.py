@@ -301,6 +301,11 @@ class _Reader:
         self._transcriber.close()
 
 
+def open_reader(model: str | None, architecture: str) -> _Reader:
+    """Load a model for a lane: its `read(pcm)` gives the text of PCM16 at 16 kHz. Raises MissingDependencyError."""
+    return _Reader(model, architecture)
+
+
 _NOT_SPEECH = re.compile(r"[♪♫]+|\[[^\]]*\]|\([^)]*\)")
 _SPACES = re.compile(r"\s+")
 #: what the model makes of a breath or a hum; said alone, it says nothing either

@@ -231,6 +231,11 @@ class _Synthesiser:
         return spans if index + len(table["$"]) == len(ids) else None
 
 
+def open_voice(voice: PiperVoice, threads: int) -> _Synthesiser:
+    """Load a voice for a lane: its `speak(text, voice, speed, rate, pauses)` gives chunks. Raises MissingDependencyError."""
+    return _Synthesiser(voice, threads)
+
+
 def with_durations(model: bytes) -> bytes:
     """An ONNX model of Piper with the output of its only ``Ceil`` node (hops a phoneme) as second output.
 

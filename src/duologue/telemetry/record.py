@@ -4,6 +4,9 @@ A turn begins with the user's speech, or with the agent's own start (a greeting,
 last response is over. Times are seconds since the session began, on its monotonic clock; what is known in media time
 (where speech begins and ends in the audio) is given as the moment at which that sample was captured.
 
+A step of the floor belongs to the turn whose record is open when it is taken, else to the next one; so do drops, and
+barge-ins that turned out to be none.
+
 Texts are kept only if the session allows it; lengths always are.
 """
 
@@ -28,6 +31,20 @@ Stage = Literal[
     "first_played",
     "finished",
 ]
+
+#: names under which `TurnRecord.to_mapping` tells the stages, in milliseconds from the end of the user's speech
+POINTS: dict[Stage, str] = {
+    "speech_start": "user_speech_start",
+    "speech_end": "user_speech_end",
+    "stt_final": "stt_final",
+    "endpoint": "committed",
+    "llm_start": "llm_start",
+    "llm_first_token": "llm_first_token",
+    "tts_first_audio": "tts_first_audio",
+    "first_sent": "first_sample",
+    "first_played": "first_played",
+    "finished": "finished",
+}
 
 
 class Waterfall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -95,7 +112,20 @@ class ToolRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One turn of one session. `drops` counts what was thrown away, by kind (:class:`~duologue.telemetry.Counters`)."""
+    """One turn of one session.
+
+    Attributes:
+        origin: what began it: `turn` of the user, or the origin of a response.
+        reason: why the turn was taken to be over, `turn_probability` how sure the detector was at last, `reopened` how often
+            the user went on after all.
+        status, heard_ms: how the last response that answers it ended, and how much of it was heard; a status of "" has none.
+        words: words of the user's turn, as recognised; the `*_chars` are lengths of what was said and heard.
+        drops: what was thrown away since the last record, by kind: `user_audio_samples` (faster than real time),
+            `user_gap_ms` (never came), `user_late_samples` (came twice, or too late), `stale_audio_samples` (of an answer that
+            was over), `output_samples:CHANNEL`, `events:CHANNEL` (their queue was full), `hooks`.
+        underruns: times that the addressee ran dry in mid-answer; `unacknowledged` times that they stopped to say what
+            they have heard, so that estimates took the place of acknowledgements.
+    """
 
     session: str
     turn: str
@@ -111,7 +141,14 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tools: tuple[ToolRun, ...] = ()
     drops: dict[str, int] = {}
     underruns: int = 0
+    unacknowledged: int = 0
     interruptions: int = 0
+    reason: str = ""
+    turn_probability: float | None = None
+    reopened: int = 0
+    status: str = ""
+    heard_ms: int = 0
+    words: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     user_chars: int = 0
@@ -125,13 +162,31 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     voice_to_voice_to: Literal["", "played", "sent"] = ""
 
     def to_mapping(self) -> dict[str, object]:
-        """As `events.TurnMeasured.record` carries it."""
-        mapping: dict[str, object] = msgspec.to_builtins(self)
+        """As `events.TurnMeasured.record` carries it: the fields, and what is derived from them for whoever shows it.
+
+        Those are `points_ms`, the stages by the names of :data:`POINTS` in the order in which they were reached, counted from
+        the end of the user's speech (else from the commit), and `barge_in_onset_ms` and `barge_in_decision_ms` of the first
+        barge-in of the turn.
+        """
+        mapping: dict[str, object] = msgspec.json.decode(msgspec.json.encode(self))
+        known = [(name, at) for stage, name in POINTS.items() if (at := getattr(self.times, stage)) is not None]
+        end = self.times.speech_end if self.times.speech_end is not None else self.times.endpoint
+        if end is not None:
+            known.sort(key=lambda entry: entry[1])
+            mapping["points_ms"] = {name: round((at - end) * 1e3, 1) for name, at in known}
+        barge_in = next((entry for entry in self.barge_ins if not entry.false), None)
+        if barge_in is not None:
+            for name, ms in (
+                ("barge_in_onset_ms", barge_in.onset_to_silence_ms),
+                ("barge_in_decision_ms", barge_in.decision_to_cleared_ms),
+            ):
+                if ms is not None:
+                    mapping[name] = round(ms, 1)
         return mapping
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, object]) -> TurnRecord:
-        """The inverse of `to_mapping`. Raises `msgspec.ValidationError`."""
+        """The inverse of `to_mapping` (what is derived is derived again). Raises `msgspec.ValidationError`."""
         return msgspec.convert(mapping, cls)
 
 
@@ -153,17 +208,23 @@ class TurnBuilder:
         "barge_ins",
         "drops",
         "generation",
+        "heard_ms",
         "heard_text",
         "input_tokens",
         "interruptions",
         "model",
         "origin",
         "output_tokens",
+        "reason",
         "reasons",
+        "reopened",
         "responses",
         "session",
+        "status",
         "tenant",
         "turn",
+        "turn_probability",
+        "unacknowledged",
         "underruns",
         "user_text",
     )
@@ -181,7 +242,13 @@ class TurnBuilder:
         self.barge_ins: list[BargeIn] = []
         self.drops: dict[str, int] = {}
         self.underruns = 0
+        self.unacknowledged = 0
         self.interruptions = 0
+        self.reason = ""
+        self.turn_probability: float | None = None
+        self.reopened = 0
+        self.status = ""
+        self.heard_ms = 0
         self.input_tokens = 0
         self.output_tokens = 0
         self.user_text = ""
@@ -225,6 +292,11 @@ class TurnBuilder:
         if (run := self._tools.get(call)) is not None:
             self._tools[call] = msgspec.structs.replace(run, ended=at, status=status)
 
+    @property
+    def running(self) -> bool:
+        """Whether a tool of the turn still runs."""
+        return any(run.ended is None for run in self._tools.values())
+
     def build(self) -> TurnRecord:
         """The record as it stands."""
         times = Waterfall(**self._times)
@@ -246,7 +318,14 @@ class TurnBuilder:
             tools=tuple(self._tools.values()),
             drops=dict(self.drops),
             underruns=self.underruns,
+            unacknowledged=self.unacknowledged,
             interruptions=self.interruptions,
+            reason=self.reason,
+            turn_probability=self.turn_probability,
+            reopened=self.reopened,
+            status=self.status,
+            heard_ms=self.heard_ms,
+            words=len(self.user_text.split()),
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
             user_chars=len(self.user_text),
@@ -261,4 +340,4 @@ class TurnBuilder:
 
 
 def _ms(start: float | None, end: float | None) -> float | None:
-    return None if start is None or end is None else (end - start) * 1e3
+    return None if start is None or end is None else round((end - start) * 1e3, 3)

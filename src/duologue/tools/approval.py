@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 from duologue.errors import ConfigurationError
 from duologue.tools.base import Tool, ToolCall
+
+logger = logging.getLogger("duologue.tools")
 
 
 class Decision(NamedTuple):
@@ -87,6 +90,8 @@ def _decision(future: asyncio.Future[Any]) -> Decision:
         return Decision(False, "the decision was cancelled.")
     error = future.exception()
     if error is not None:  # a gate that fails stays shut
-        return Decision(False, f"the decision failed with {type(error).__name__}: {error}")
+        # The model is told that it failed; what failed is for the application.
+        logger.warning("the decision about a tool run failed, so it was denied", exc_info=error)
+        return Decision(False, "the decision failed.")
     verdict = future.result()
     return verdict if isinstance(verdict, Decision) else Decision(verdict is True)

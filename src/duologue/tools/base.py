@@ -81,6 +81,8 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended. `output` is a JSON value (of status `ok`), `error` what the model is told otherwise.
 
+    `exception` is what the tool raised, for the application (see `Hooks.after_tool`); neither model nor caller get to know it.
+
     `duration` is in seconds from start to end, waiting for approval included. `truncated` says that the output was
     larger than the executor's cap and is now a string holding its beginning.
     """
@@ -90,6 +92,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     status: ToolStatus = "ok"
     output: Any = None
     error: str | None = None
+    exception: BaseException | None = None
     duration: float = 0.0
     truncated: bool = False
 

@@ -223,7 +223,7 @@ class ToolExecutor:
         self._finish(run, self._outcome(run, status, value, loop.time() - began))
 
     async def _drive(self, run: ToolRun, busy: int) -> tuple[ToolStatus, Any]:
-        """How the run ended: a status, and the capped value or the text of the error."""
+        """How the run ended: a status, and the capped value, the exception, or a text that says what is wrong."""
         tool, call = run.tool, run.call
         if tool is None:
             return "error", self._no_such_tool(call.name)
@@ -232,7 +232,7 @@ class ToolExecutor:
         try:
             prepared = tool.prepare(call.arguments, self._context)
         except Exception as error:  # a converter may be user code
-            return "error", _words(error)
+            return "error", error
         if tool.approval:
             self._emit(ToolEvent(kind="approval", call=call))
             decision = await self._approvals.ask(call, tool, run._stop)
@@ -248,7 +248,7 @@ class ToolExecutor:
         try:
             return await self._execute(run, tool, prepared)
         except OverloadedError as error:
-            return "error", _words(error)
+            return "error", error
 
     async def _execute(self, run: ToolRun, tool: Tool, prepared: Callable[[], Any]) -> tuple[ToolStatus, Any]:
         loop = asyncio.get_running_loop()
@@ -328,20 +328,28 @@ class ToolExecutor:
             return ToolResult(
                 id=run.call.id, name=name, output=value.value, duration=duration, truncated=value.truncated
             )
-        error = str(value or "")
+        exception = value if isinstance(value, BaseException) else None
+        error = str(value or "") if exception is None else _words(name, exception)
         maybe = _MAYBE if run.begun and run.tool is not None and run.tool.side_effects else ""
         if status == "timeout":
             limit = run.tool.deadline_s if run.tool is not None else 0.0
             error = f"{name} did not answer within {limit:g} seconds.{maybe}"
         elif status in ("cancelled", "outcome_unknown"):
             error = f"{name} was cancelled: {error}.{maybe}"
-        return ToolResult(id=run.call.id, name=name, status=status, error=error, duration=duration)
+        return ToolResult(id=run.call.id, name=name, status=status, error=error, exception=exception, duration=duration)
 
     def _finish(self, run: ToolRun, result: ToolResult) -> None:
         run._done.set_result(result)
         if run.reports_dropped:
             logger.debug("tool %s: %d progress reports dropped", run.call.name, run.reports_dropped)
-        logger.debug("tool %s %s after %.3f s (%s)", run.call.name, result.status, result.duration, run.call.id)
+        logger.debug(
+            "tool %s %s after %.3f s (%s)",
+            run.call.name,
+            result.status,
+            result.duration,
+            run.call.id,
+            exc_info=result.exception,
+        )
         self._emit(ToolEvent(kind="finished", call=run.call, result=result))
 
     def _emit(self, event: ToolEvent) -> None:
@@ -387,10 +395,32 @@ def _settled(future: asyncio.Future[Any]) -> tuple[ToolStatus, Any]:
         return "ok", future.result()
     if isinstance(error, asyncio.CancelledError):
         return "cancelled", "it cancelled itself"
-    return "error", _words(error)
+    return "error", error
 
 
-def _words(error: BaseException) -> str:
-    """An exception as a model is told it: our own errors speak for themselves, others name their type."""
-    text = str(error) if isinstance(error, DuologueError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+#: what these say is meant for whoever mends the tool, not for whoever talks to it
+_DEFECTS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    NameError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    UnicodeError,
+)
+
+
+def _words(tool: str, error: BaseException) -> str:
+    """An exception as a model is told it, in plain words that may be spoken: never its class.
+
+    Our own errors and those that a tool raises on purpose (`ValueError`, `RuntimeError`, classes of its own) say what is wrong
+    by their message. Of what looks like a defect nothing is told but that the tool failed; the application finds the
+    exception itself in `ToolResult.exception`.
+    """
+    defect = isinstance(error, _DEFECTS) or not isinstance(error, Exception)
+    message = "" if defect and not isinstance(error, DuologueError) else " ".join(str(error).split())
+    text = message or f"{tool} failed."
     return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"

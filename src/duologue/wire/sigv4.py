@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
@@ -52,15 +52,25 @@ def _hmac(key: bytes, text: str | bytes) -> bytes:
 
 
 def canonical_query(raw: str, *, without: Iterable[str] = ()) -> str:
-    """The canonical form of a raw query string. ``+`` is a plus sign, as it is for AWS, not a space."""
+    """The canonical form of a raw query string. ``+`` is a plus sign, as it is for AWS, not a space.
+
+    Bytes are kept as they are, UTF-8 or not, so that no two different queries have one canonical form but by encoding.
+
+    Args:
+        without: names to leave out, in canonical form.
+    """
     left_out = set(without)
     pairs = []
     for part in raw.split("&") if raw else ():
         name, _, value = part.partition("=")
-        name, value = unquote(name), unquote(value)
+        name, value = _canonical(name), _canonical(value)
         if name not in left_out:
-            pairs.append((quote(name, safe="-_.~"), quote(value, safe="-_.~")))
+            pairs.append((name, value))
     return "&".join(f"{name}={value}" for name, value in sorted(pairs))
+
+
+def _canonical(text: str) -> str:
+    return quote_from_bytes(unquote_to_bytes(text), safe="-_.~")
 
 
 def canonical_request(

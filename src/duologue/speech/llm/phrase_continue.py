@@ -12,9 +12,12 @@ from duologue.tools.numbers import TENS
 #: nobody ends a sentence with these
 _HANGING = vocabulary(
     "a an the my your our his her their and or but because if to of for from with at in on is are was as "
-    "than that which whose i we they the's please no wait sorry actually um uh er like about into by so "
+    "than that which whose i we they the's no wait sorry actually um uh er like about into by so "
     "can could would times plus minus divided over"
 )
+_BEFORE_VERBS = vocabulary("i you we they and or but then so")
+#: who says only these has said all of it
+_STOPS = vocabulary("stop wait please quiet enough now")
 NEUTRAL = 0.3
 COMPLETE = 0.05
 FITS = 0.62
@@ -29,7 +32,11 @@ def could_continue(text: str, catalogue: Catalogue) -> float:
     said = tokenize(text)
     if not said:
         return NEUTRAL
-    hanging = said[-1].text in _HANGING and len(said) > 1
+    last, before = said[-1].text, said[-2].text if len(said) > 1 else ""
+    if said[0].text == "stop" and all(word.text in _STOPS for word in said):
+        return COMPLETE
+    # "Could you please" waits for its verb; "Mark it, please." asks for nothing more.
+    hanging = bool(before) and (last in _HANGING or (last == "please" and before in _BEFORE_VERBS))
     trailing_comma = bool(re.search(r"(?:,|…|\.\.\.|-)\s*$", text))
     words = core(said)
     judged = _by_examples(catalogue, text)
