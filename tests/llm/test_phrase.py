@@ -292,6 +292,14 @@ def test_could_continue(said: str, low: float, high: float) -> None:
     assert low <= matcher().could_continue(said, SPECS) <= high
 
 
+def test_what_cannot_be_answered_yet_is_rather_a_beginning() -> None:
+    llm = matcher()
+    unknown = "the washing machine makes a strange noise"
+    assert llm.could_continue(unknown, SPECS) > llm.could_continue("hello", SPECS)
+    assert llm.could_continue(unknown, SPECS) > llm.could_continue(unknown, SPECS, "What should the note say?")
+    assert PhraseLLM(fallback=ScriptedLLM(["Yes."])).could_continue(unknown, SPECS) < llm.could_continue(unknown, SPECS)
+
+
 @given(st.text(max_size=80))
 def test_could_continue_is_a_probability(said: str) -> None:
     assert 0 <= matcher().could_continue(said, SPECS) <= 1

@@ -363,7 +363,7 @@ class CascadeConnection(Connection):
         could_continue = getattr(self._model.llm, "could_continue", None)
         if could_continue is not None:
             # A matcher knows the sentences it waits for: half of one is not a turn, however complete it sounds.
-            probability = min(probability, 1.0 - could_continue(text, self._context.setup().tools))
+            probability = min(probability, 1.0 - could_continue(text, self._context.setup().tools, question))
         return probability
 
     # ------------------------------------------------------------------ answering

@@ -155,7 +155,7 @@ def _ending(words: list[str], text: str, asked: bool) -> float | None:
         asked = words[0] in QUESTION_WORDS
         return 0.9 if asked and len(words) > 3 else -1.9
     if last in MODIFIERS and before in DETERMINERS | POSSESSIVES:
-        return -1.2
+        return -2.0
     if last in OBJECTS and (before in HANDING or (len(words) <= 2 and before in GIVING)):
         return -1.2
     if last in NUMBER_OPENERS and before not in DETERMINERS | POSSESSIVES and words[0] not in QUESTION_WORDS:

@@ -27,7 +27,7 @@ from duologue.speech.llm.base import (
     ToolCallRequest,
 )
 from duologue.speech.llm.phrase_catalogue import Catalogue, Match
-from duologue.speech.llm.phrase_continue import could_continue
+from duologue.speech.llm.phrase_continue import NEUTRAL, UNANSWERED, could_continue
 from duologue.speech.llm.phrase_render import abilities, question, shown_example, tool_answer
 from duologue.speech.llm.phrase_talk import ANSWERS, Chat, small_talk
 from duologue.speech.llm.phrase_text import BACKCHANNELS, Token, core, tokenize
@@ -133,9 +133,17 @@ class PhraseLLM:
         if self._fallback is not None:
             await self._fallback.aclose()
 
-    def could_continue(self, text: str, tools: Sequence[ToolSpec]) -> float:
-        """How probable it is that `text` is the beginning of a longer request; see :func:`could_continue`."""
-        return could_continue(text, self._prepared(tools))
+    def could_continue(self, text: str, tools: Sequence[ToolSpec], question: str | None = None) -> float:
+        """How probable it is that `text`, said after the agent's `question` if it asked one, is the beginning of a longer request.
+
+        See :func:`could_continue`; and what could not be answered yet is rather the beginning of something that can be.
+        """
+        catalogue = self._prepared(tools)
+        found = could_continue(text, catalogue)
+        if found != NEUTRAL or question is not None or self._fallback is not None:
+            return found
+        alone = [Message(role="user", content=text)]
+        return UNANSWERED if isinstance(self._decide(alone, catalogue, 0), _Unknown) else found
 
     async def generate(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, options: GenerateOptions = DEFAULT_OPTIONS

@@ -19,6 +19,8 @@ _BEFORE_VERBS = vocabulary("i you we they and or but then so")
 #: who says only these has said all of it
 _STOPS = vocabulary("stop wait please quiet enough now")
 NEUTRAL = 0.3
+#: nothing that the matcher could answer has been said so far
+UNANSWERED = 0.6
 COMPLETE = 0.05
 FITS = 0.62
 
