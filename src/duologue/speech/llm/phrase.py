@@ -134,7 +134,7 @@ class PhraseLLM:
             await self._fallback.aclose()
 
     def could_continue(self, text: str, tools: Sequence[ToolSpec], question: str | None = None) -> float:
-        """How probable it is that `text`, said after the agent's `question` if it asked one, is the beginning of a longer request.
+        """How probable it is that `text` is the beginning of a longer request; `question` is what the agent asked, if it did.
 
         See :func:`could_continue`; and what could not be answered yet is rather the beginning of something that can be.
         """
