@@ -6,7 +6,7 @@ PINS := pyproject.toml scripts/setup
 SEED ?=
 ARGS ?=
 
-.PHONY: help setup demo test lint bench soak pin clean
+.PHONY: help setup demo test lint bench soak pin test-live clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test [ARGS=...]    format, lint, types and all tests; ARGS goes to pytest"
 	@echo "make lint               the first three alone"
 	@echo "make bench [QUICK=1] [NAMES=...]   the benchmarks of docs/benchmarks.md"
+	@echo "make test-live PROVIDER=openai|nova|gemini   the conformance calls with the real provider and your key; costs money"
 	@echo "make soak               the property tests with a hundred times the examples"
 	@echo "make pin                compile requirements/*.txt anew (needs uv)"
 	@echo "make clean              remove .venv and what tests and builds leave behind"
@@ -43,6 +44,10 @@ test: .venv/ready-dev
 	@scripts/system-packages chromium espeak-ng libportaudio2 fonts-dejavu-core
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m pytest -q $(ARGS)
+
+test-live: .venv/ready-dev
+	@test -n "$(PROVIDER)" || { echo "make test-live PROVIDER=openai|nova|gemini (or local: this machine's own speech)"; exit 2; }
+	@$(PY) -m pytest -v tests/conformance --live $(PROVIDER) $(ARGS)
 
 bench: .venv/ready-dev
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(NAMES)

@@ -14,8 +14,8 @@ PREROLL_S = 1.0
 _UNSURE_S = 20.0
 #: sound that long apart belongs together: no provider takes so long to end a turn
 _HANG_S = 2.5
-#: silence after which nobody is speaking any more, as far as levels tell
-_PAUSE_S = 0.4
+#: silence after which nobody is speaking any more, as far as levels tell; and after which no answer is about to come
+_PAUSE_S, _WAIT_S = 0.4, 2.0
 #: RMS from which a frame is sound: at least (-55 dBFS), times the room's noise (12 dB), at most (-30 dBFS)
 _LEAST, _OVER_NOISE, _MOST = 58.0, 4.0, 1000.0
 #: how fast the room's noise is taken to rise while it is louder than was known: 0.5 dB a second, as a factor a second
@@ -48,9 +48,9 @@ class Onset:
         elif self._last is not None and position + samples - self._last > _HANG_S * self._rate:
             self._last = None
 
-    def sounds(self, position: int) -> bool:
-        """Whether it sounded as if somebody spoke, just before `position`."""
-        return self._last is not None and position - self._last < _PAUSE_S * self._rate
+    def silence_s(self, position: int) -> float:
+        """How long before `position` it sounded as if somebody spoke, seconds."""
+        return (position - self._last) / self._rate if self._last is not None else 1e9
 
     def since(self, position: int) -> int:
         """From where on it did; `position` if it does not."""
@@ -74,7 +74,14 @@ class Kept:
     @property
     def sounds(self) -> bool:
         """Whether it sounds as if somebody spoke."""
-        return self._onset.sounds(self._ring.end)
+        return self._onset.silence_s(self._ring.end) < _PAUSE_S
+
+    @property
+    def waits(self) -> bool:
+        """Whether it sounds as if somebody had just spoken something that is not answered yet."""
+        silence_s = self._onset.silence_s(self._ring.end)
+        end = self._ring.end - int(silence_s * self._rate)
+        return _PAUSE_S <= silence_s < _WAIT_S and end > self._answered_to
 
     def write(self, pcm: bytes, position: int) -> None:
         """The next piece of the track."""

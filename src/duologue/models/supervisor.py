@@ -532,8 +532,7 @@ class Supervisor(Connection):
             self._kept.write(pcm, position)
             if self._quiet and self._owed is None:
                 self._kept.nobody_speaks(self._heard_to)
-                if self._kept.sounds == self._calm:
-                    self._tell_quiet()
+            self._tell_quiet()
         if self._active is not None and not self._active.dead:
             self._active.audio(pcm, position)
 
@@ -544,8 +543,9 @@ class Supervisor(Connection):
 
     def _tell_quiet(self) -> None:
         """A change goes unnoticed where nobody speaks and no link owes anything."""
-        owing = self._owed is not None
-        calm = self._quiet and not owing and not (self._kept is not None and self._kept.sounds)
+        kept = self._kept
+        owing = self._owed is not None or (kept is not None and kept.waits)
+        calm = self._quiet and not owing and not (kept is not None and kept.sounds)
         if (calm, owing) != (self._calm, self._owing):
             self._calm, self._owing = calm, owing
             self._obey(self._rotation.quiet(calm, self._now(), owing=owing))

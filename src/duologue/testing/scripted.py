@@ -82,7 +82,11 @@ class ScriptedModel(Model):
     def capabilities(self) -> Capabilities:
         """See Model."""
         return Capabilities(
-            authority="engine", input_rate=INPUT_RATE, output_rate=OUTPUT_RATE, can_truncate=True, word_times=False
+            authority="engine",
+            input_rate=INPUT_RATE,
+            output_rate=OUTPUT_RATE,
+            can_truncate=True,
+            inputs=frozenset({"audio", "text", "sensor"}),
         )
 
     async def open(self, context: Context) -> Connection:
