@@ -14,6 +14,7 @@ line carries the tenant.
 from __future__ import annotations
 
 from typing import Any, Literal, Protocol
+from urllib.parse import quote
 
 import msgspec
 
@@ -50,7 +51,8 @@ class HostError(DuologueError):
         body: dict[str, Any] | None = None,
         hint: str = "",
     ) -> None:
-        super().__init__(message, hint=hint, code=type)
+        super().__init__(message, hint=hint)
+        self.code = type
         self.status = status
         self.type = type
         self.headers = headers
@@ -60,7 +62,7 @@ class HostError(DuologueError):
 # --------------------------------------------------------------------------- requests
 
 
-class RequestHead(_Struct):
+class RequestHead(_Struct, frozen=True, kw_only=True):
     """The head of an HTTP request as it was read.
 
     `target` is the request target as sent (still percent-encoded); header names are lower-case, in the order sent, values
@@ -92,7 +94,7 @@ class RequestHead(_Struct):
 Kind = Literal["invocations", "ws", "stop", "connect", "openai", "gemini", "metadata"]
 
 
-class Route(_Struct):
+class Route(_Struct, frozen=True, kw_only=True):
     """Where a request on the public listener goes.
 
     `runtime` is the id, `tenant` the account ("" if the request names neither ARN nor account: the credential's own is
@@ -110,29 +112,30 @@ class Route(_Struct):
 # --------------------------------------------------------------------------- authority
 
 
-class Principal(_Struct):
+class Principal(_Struct, frozen=True, kw_only=True):
     """Who acts. `user` is set where a trusted caller acts for one (X-Amzn-…-User-Id)."""
 
     tenant: str
-    issuer: str  # "keys", "sigv4", or the OIDC issuer's URL
+    issuer: str  # "keys" (access keys and API keys), "peer" (the local socket), or the OIDC issuer's URL
     subject: str
     user: str = ""
 
     @property
     def id(self) -> str:
         """One string for rows and logs."""
-        base = f"{self.tenant}/{self.issuer}/{self.subject}"
-        return f"{base}/{self.user}" if self.user else base
+        # encoded part by part: `a/b` of one issuer is not `b` of the issuer `…/a`
+        parts = (self.tenant, self.issuer, self.subject, *([self.user] if self.user else ()))
+        return "/".join(quote(part, safe=":@+=,") for part in parts)
 
 
-class Grant(_Struct):
+class Grant(_Struct, frozen=True, kw_only=True):
     """A role, on one runtime or on all ("*") of the principal's tenant."""
 
     role: Role
     runtime: str = "*"
 
 
-class Identity(_Struct):
+class Identity(_Struct, frozen=True, kw_only=True):
     """An authenticated request: the principal, what it may do, and what its credential binds it to.
 
     Attributes:
@@ -142,7 +145,10 @@ class Identity(_Struct):
         signed_session: whether the session id is covered by the signature.
         subprotocol: what a browser must be answered in Sec-WebSocket-Protocol ("": nothing).
         origin: the only Origin a ticket may come from ("": no such rule).
-        once: an id that may be used once only (a ticket's); spent by the gateway when it admits the request.
+        once: an id that may be used once only (a ticket's); spent by the gateway when it admits the request
+            (`Authority.spend`).
+        runtime, qualifier: where the credential was shown: whose configuration a refreshed token is held to.
+        may_act_for: whether it may name a user to act for.
     """
 
     principal: Principal
@@ -156,6 +162,9 @@ class Identity(_Struct):
     subprotocol: str = ""
     origin: str = ""
     once: str = ""
+    runtime: str = ""
+    qualifier: str = ""
+    may_act_for: bool = False
 
     def may(self, role: Role, runtime: str = "*") -> bool:
         """Whether a grant covers `role` on `runtime`."""
@@ -184,6 +193,10 @@ class Authority(Protocol):
         """A single-use ticket of 30 s for a WebSocket (`?ticket=`), bound to session and Origin."""
         ...
 
+    async def spend(self, identity: Identity) -> None:
+        """Use up what may be used once (`Identity.once`); nothing for other credentials. Raises HostError 403 if it was."""
+        ...
+
 
 class NeedsBody(Exception):
     """The signature covers a payload hash that no header declares: spool the body, hash it, and ask again."""
@@ -192,7 +205,7 @@ class NeedsBody(Exception):
 # --------------------------------------------------------------------------- versions
 
 
-class Limits(_Struct):
+class Limits(_Struct, frozen=True, kw_only=True):
     """Of a session's process. 0: none."""
 
     memory_bytes: int = 512 << 20
@@ -200,7 +213,7 @@ class Limits(_Struct):
     processes: int = 64
 
 
-class Lifecycle(_Struct):
+class Lifecycle(_Struct, frozen=True, kw_only=True):
     """Seconds. A session idle (no socket, no request, not HealthyBusy) for `idle_s` ends; none lives longer than `lifetime_s`."""
 
     idle_s: float = 900.0
@@ -208,7 +221,7 @@ class Lifecycle(_Struct):
     grace_s: float = 15.0
 
 
-class VersionSpec(_Struct):
+class VersionSpec(_Struct, frozen=True, kw_only=True):
     """One immutable, digest-addressed version of a runtime.
 
     `source` is a directory owned by the host that holds the unpacked code, read-only. `kind`: "agent" (a Python file or
@@ -233,6 +246,7 @@ class VersionSpec(_Struct):
     headers: tuple[str, ...] = ()  # request headers that the app may see
     origins: tuple[str, ...] = ()
     auth: dict[str, Any] = {}  # the OAuth authorizer's configuration, vendor's names
+    packages: str = ""  # directory of the installed dependencies, on sys.path after `source`; "": none
     schema: int = SCHEMA
 
     @property
@@ -244,7 +258,7 @@ class VersionSpec(_Struct):
 # --------------------------------------------------------------------------- placement
 
 
-class AssignRequest(_Struct):
+class AssignRequest(_Struct, frozen=True, kw_only=True):
     """What the gateway asks: a worker for this session, made if it is new."""
 
     tenant: str
@@ -257,7 +271,7 @@ class AssignRequest(_Struct):
     metadata: dict[str, Any] = {}
 
 
-class Assignment(_Struct):
+class Assignment(_Struct, frozen=True, kw_only=True):
     """A session and the worker that has it.
 
     `link`: Unix socket of the multiplexed link ("" for a foreign app); `http`: Unix socket that serves the container
