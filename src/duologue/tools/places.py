@@ -20,7 +20,11 @@ class Submitted:
 
     def future(self) -> asyncio.Future[Any]:
         """A future of the running loop."""
-        return self._work if isinstance(self._work, asyncio.Task) else asyncio.wrap_future(self._work.future)
+        if isinstance(self._work, asyncio.Task):
+            return self._work
+        future = asyncio.wrap_future(self._work.future)
+        future.add_done_callback(_seen)
+        return future
 
     def not_begun(self) -> bool:
         """Whether it still waits for its turn. Abandoning it then surely prevents it."""
@@ -75,3 +79,9 @@ class Places:
 
 async def _await(function: Callable[[], Any]) -> Any:
     return await function()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """How abandoned work ended in the end is no news to anybody, and no reason for asyncio to complain."""
+    if not future.cancelled():
+        future.exception()
