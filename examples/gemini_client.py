@@ -17,8 +17,9 @@ import os
 import sys
 import wave
 from pathlib import Path
+from urllib.parse import urlsplit
 
-ADDRESS = "https://localhost:8443"
+ADDRESS = os.environ.get("GOOGLE_GEMINI_BASE_URL", "https://localhost:8443")
 TRUST = Path(__file__).with_name(".gemini-client-tls")
 
 
@@ -29,14 +30,18 @@ async def serve() -> None:
 
     from duologue.serve import ServeOptions, serving
 
-    async with serving(agent, ServeOptions(port=8443, tls=True, certificate_directory=str(TRUST))) as server:
-        print(f"Gemini Live at {server.url}; clients trust it by SSL_CERT_FILE={server.ca_file}. Ctrl-C ends it.")
+    port = urlsplit(ADDRESS).port or 443
+    async with serving(agent, ServeOptions(port=port, tls=True, certificate_directory=str(TRUST))) as server:
+        print(
+            f"Gemini Live at {server.url}; clients trust it by SSL_CERT_FILE={server.ca_file}. Ctrl-C ends it.",
+            flush=True,
+        )
         await asyncio.Event().wait()
 
 
 async def ask(question: str) -> None:
     """Ask by text or with a WAV file (PCM16 mono); print what both sides said, and keep the answer as answer.wav."""
-    os.environ.setdefault("SSL_CERT_FILE", str(TRUST / "ca.pem"))
+    os.environ["SSL_CERT_FILE"] = str(TRUST / "ca.pem")
     from google import genai
     from google.genai import types
 

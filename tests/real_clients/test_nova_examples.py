@@ -13,7 +13,6 @@ from tests.real_clients.nova_server import KEY, SECRET, nova
 
 pytestmark = pytest.mark.anyio
 EXAMPLES = Path(__file__).parents[2] / "examples"
-pytest.importorskip("aws_sdk_bedrock_runtime")
 
 
 async def _run(script: str, question: str, directory: Path, **environment: str) -> str:
@@ -42,6 +41,5 @@ async def test_every_step_in_your_own_hands(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 async def test_the_vendors_client_talks_to_a_local_agent(tmp_path: Path) -> None:
-    pytest.importorskip("moonshine_voice")
     shown = await _run("nova_client.py", "where do I go next", tmp_path, XDG_CACHE_HOME=str(tmp_path))
     assert "12 Harbour Street" in shown

@@ -30,13 +30,11 @@ from duologue.events import (
     TurnCommitted,
 )
 from duologue.models import NovaSonic
-from duologue.models.nova_errors import MissingCredentialsError, RegionError, UnknownModelError
+from duologue.models.refusals import MissingCredentialsError, RegionError, UnknownModelError
 from duologue.wire.nova_sonic import StreamLimits, inputs
 from tests.real_clients.nova_server import KEY, RATE, SECRET, nova, use_credentials
 from tests.real_clients.scripted_server import speech
 from tests.wire.nova_events import PROMPT, PROMPT_START, START, end, open_audio, text, tool_result
-
-sdk = pytest.importorskip("aws_sdk_bedrock_runtime")
 
 pytestmark = pytest.mark.anyio
 #: longest that anything here may take, seconds

@@ -17,6 +17,8 @@ from duologue.audio import resample, rms_dbfs
 from duologue.models import Cascade
 from duologue.serve import RunningServer, ServeOptions, serving
 from duologue.speech.piper import PiperTTS
+from duologue.testing.script import Script
+from duologue.testing.script_model import ScriptModel
 from duologue.wire.openai_realtime import ServerLimits
 from tests.real_clients.scripted_server import UTTERANCES, Scripted, echo, session_of, speech
 
@@ -169,6 +171,26 @@ async def test_a_served_model_leaves_tools_to_the_client() -> None:
         await heard.until("response.done")
         assert heard.said == "It is noon."
         assert [item.text for item in session.history if item.kind == "result"] == ["sun", "noon"]
+
+
+async def test_an_answer_asked_for_during_the_greeting_waits_for_its_end() -> None:
+    script = Script.parse("{speed: 3, replies: [{say: You said hi.}]}")  # the greeting takes a while to be made
+    agent = Agent(model=ScriptModel(script), greeting="Welcome to a long greeting.", name="sdk")
+    async with serving(agent, ServeOptions(port=0, studio=False)) as server, _connected(server) as connection:
+        said: dict[str, str] = {}
+        async with asyncio.timeout(20):
+            async for event in connection:
+                if event.type == "response.created" and not said:
+                    said[event.response.id or ""] = ""
+                    item: Any = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+                    await connection.conversation.item.create(item=item)
+                    await connection.response.create()
+                elif event.type == "response.output_audio_transcript.done":
+                    said[event.response_id] = event.transcript
+                    if len(said) == 2:
+                        break
+                assert event.type != "error", event
+    assert [text.strip() for text in said.values()] == ["Welcome to a long greeting.", "You said hi."]
 
 
 async def test_a_barge_in_cancels_and_history_ends_where_the_client_stopped() -> None:

@@ -15,11 +15,14 @@ from starlette.websockets import WebSocketDisconnect
 from duologue import Agent
 from duologue.channels.websocket import SocketClosedError
 from duologue.engine.conversation import Conversation
+from duologue.models import Model
 from duologue.serve import ServeOptions, create_app
 from duologue.serve.app import Server
 from duologue.serve.gemini_handles import Handles
 from duologue.serve.gemini_live import Gemini
 from duologue.testing.clock import run_virtual
+from duologue.testing.script import Script
+from duologue.testing.script_model import ScriptModel
 from duologue.testing.scripted import Reply
 from duologue.wire.gemini_live import ServerLimits
 from tests.real_clients.scripted_server import UTTERANCES, Scripted, echo, speech
@@ -160,11 +163,12 @@ def held(
     answer: Any = echo,
     as_model: bool = True,
     greeting: str = "",
+    model_of: Model | None = None,
     **limits: Any,
 ) -> Peer:
     async def run() -> Peer:
         options = ServeOptions(studio=False, as_model=as_model, gemini=ServerLimits(**limits))
-        server = Server(Agent(model=model(answer), name="g", greeting=greeting), options)
+        server = Server(Agent(model=model_of or model(answer), name="g", greeting=greeting), options)
         peer = Peer()
         if setup is not None:
             peer.send({"setup": {**SETUP["setup"], **setup}})
@@ -395,3 +399,41 @@ def test_handles_take_a_bounded_amount_of_memory() -> None:
     given = [handles.give(large, "a", 0.0) for _ in range(5)]
     assert [handles.take(handle, "a", 1.0) is not None for handle in given] == [False, False, True, True, True]
     assert handles.give(bytes(65 << 20), "a", 0.0) == ""
+
+
+def test_two_things_said_one_after_the_other_are_two_turns() -> None:
+    """The second may go out while the first is still being played; a client reads up to the end of a turn."""
+
+    async def script(peer: Peer, server: Server) -> None:
+        (call,) = server.sessions._calls.values()
+        await call.session.say("This is the first of two.")
+        await call.session.say("This is the second.")
+        await asyncio.sleep(6)
+
+    kinds = held(script, setup={}, as_model=False).kinds
+    assert kinds.count("turnComplete") == kinds.count("generationComplete") == 2
+    first = kinds.index("turnComplete")
+    assert "outputTranscription" in kinds[first:], "the second comes after the end of the first"
+
+
+def test_an_answer_that_is_interrupted_before_it_sounds_is_told_as_interrupted() -> None:
+    class Slow(ScriptModel):
+        async def sound(self, text: str) -> bytes:
+            await asyncio.sleep(5 if "story" in text else 2)
+            return await super().sound(text)
+
+    async def script(peer: Peer, server: Server) -> None:
+        peer.realtime(text="a story")
+        await asyncio.sleep(1)
+        assert "outputTranscription" in peer.kinds, "its words are out"
+        peer.realtime(text="stop")
+        await asyncio.sleep(1)
+        (call,) = server.sessions._calls.values()
+        call.session._connection.cancel("r1")
+        await asyncio.sleep(4)
+
+    replies = Script.parse("replies: [{when: '*story', say: This is a story.}, {say: Well.}]")
+    peer = held(script, setup={}, model_of=Slow(replies))
+    ends = [kind for kind in peer.kinds if kind != "modelTurn"]
+    assert ends[1:4] == ["outputTranscription", "interrupted", "turnComplete"]
+    assert ends[4:] == ["outputTranscription", "generationComplete", "turnComplete"]

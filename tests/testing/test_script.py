@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import Any
+import json
+from typing import Any, get_args
 
 import openai
 import pytest
@@ -16,9 +17,11 @@ from duologue.events import ConnectionLost, ConnectionRotated, ResponseFinished,
 from duologue.models import OpenAIRealtime
 from duologue.serve import RunningServer
 from duologue.testing.clock import run_virtual
+from duologue.testing.failures import Failure, exception_of, wording_of
 from duologue.testing.faults import Fault, FaultySocket
 from duologue.testing.script import Playing, Script, script_server
 from duologue.testing.script_model import tone
+from duologue.wire.nova_sonic.faults import EXCEPTION_TYPES
 
 SCRIPT = """
 turns: [what is the weather, thank you]
@@ -63,7 +66,9 @@ def test_faults_have_one_form() -> None:
     assert Fault.parse("reset*1@#40") == Fault(kind="reset", at_message=40, links=1)
     assert Fault.parse("latency=200ms") == Fault(kind="latency", seconds=0.2)
     assert Fault.parse("limit=30s") == Fault(kind="limit", seconds=30)
-    for bad in ("explode", "drop=3", "latency", "drop@", "drop@x", ""):
+    assert Fault.parse("go-away*2=5@1.5") == Fault(kind="go-away", seconds=5, at_s=1.5, links=2)
+    assert Fault.parse("exception=throttled@#3") == Fault(kind="exception", failure="throttled", at_message=3)
+    for bad in ("explode", "drop=3", "latency", "drop@", "drop@x", "", "exception", "exception=boom", "go-away=soon"):
         with pytest.raises(ConfigurationError):
             Fault.parse(bad)
 
@@ -98,14 +103,21 @@ async def test_a_script_is_served_to_the_sdk() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("faults", "reason"),
-    [(["drop*1@#6"], "1011"), (["reset*1@#6"], "1006"), (["drop*1@0.8"], "1011"), (["throttle*1"], "throttled")],
+    [
+        (["drop*1@#6"], "1011"),
+        (["reset*1@#6"], "1006"),
+        (["drop*1@0.8"], "1011"),
+        (["exception*1=internal@0.8"], "1011"),
+        (["go-away*1=0.2@0.6"], "session_expired"),
+        (["throttle*1"], "rate_limit_exceeded"),
+    ],
 )
 async def test_our_adapter_recovers_from_what_is_ordered(faults: list[str], reason: str) -> None:
     async with script_server(Script.parse(SCRIPT), faults=faults) as server:
         model = OpenAIRealtime(api_key="x", base_url=f"{server.url}/v1")
         events: list[Any] = []
         async with Agent(model=model, tools=[get_weather], idle_prompt="").session(text_only=True) as session:
-            if "@0.8" in faults[0]:
+            if "@0." in faults[0]:
                 await asyncio.sleep(1.0)
             await session.send("what is the weather")
             async with asyncio.timeout(20):
@@ -134,6 +146,34 @@ async def test_a_provider_that_is_always_reset_ends_in_a_typed_close() -> None:
     assert "1006" in session.ended.detail
 
 
+def test_failures_are_worded_as_each_protocol_words_them() -> None:
+    for failure in get_args(Failure):
+        message, code, _ = wording_of("openai-realtime").failure(failure)
+        assert message is not None
+        assert json.loads(message)["type"] == "error"
+        assert 1000 < code < 1014
+        assert wording_of("gemini-live").failure(failure)[0] is None
+        assert exception_of(failure).type in EXCEPTION_TYPES
+    going = wording_of("gemini-live").going_away(2.5)
+    assert going is not None
+    assert json.loads(going) == {"goAway": {"timeLeft": "2.5s"}}
+
+
+def test_an_end_is_announced_and_comes() -> None:
+    async def run() -> None:
+        socket = _Socket()
+        link = FaultySocket(socket, [Fault.parse("go-away=2@0.5")], lambda: None, wording_of("gemini-live"))
+        assert await link.receive() == "x"
+        assert socket.sent == [(pytest.approx(0.5, abs=0.01), b'{"goAway":{"timeLeft":"2s"}}')]
+        assert await link.receive() == "x"
+        with pytest.raises(SocketClosedError):
+            await link.receive()
+        assert asyncio.get_running_loop().time() == pytest.approx(2.5, abs=0.01)
+        assert socket.closed == [1011]
+
+    run_virtual(run())
+
+
 class _Socket:
     """A socket that keeps what it is sent, with the time, and is sent a message each second."""
 
@@ -155,7 +195,8 @@ class _Socket:
 def _link(*faults: str) -> tuple[FaultySocket, _Socket, list[str]]:
     socket, aborted = _Socket(), []
     planned = [Fault.parse(text) for text in faults]
-    return FaultySocket(socket, planned, lambda: aborted.append("aborted")), socket, aborted
+    wording = wording_of("openai-realtime")
+    return FaultySocket(socket, planned, lambda: aborted.append("aborted"), wording), socket, aborted
 
 
 def test_latency_stall_and_deafness() -> None:

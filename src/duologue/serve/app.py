@@ -17,7 +17,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib import resources
 
 import msgspec
@@ -45,6 +45,9 @@ from .sessions import SESSION_HEADER, Answer, Sessions, session_id
 
 logger = logging.getLogger("duologue.serve")
 
+#: verifies a newer token: seconds until it expires (None: never), or a typed error
+Refresh = Callable[[str], Awaitable[float | None]]
+
 #: longest body of an invocation, bytes
 _MAX_BODY = 1 << 20
 
@@ -57,8 +60,8 @@ class Server:
         self.guard = Guard(options)
         self.agent = agent
         self.sessions = Sessions(agent, options, None)
-        #: stands between a provider's protocol and its client; for tests of what goes wrong there
-        self.wrap: Callable[[Socket, Callable[[], None]], Socket] = lambda socket, abort: socket
+        #: stands between a provider's protocol (by its channel's name) and its client; for tests of what goes wrong there
+        self.wrap: Callable[[Socket, Callable[[], None], str], Socket] = lambda socket, abort, wire: socket
         #: breaks the link of a client's address off; whoever runs the server knows how
         self.abort: Callable[[tuple[str, int]], None] = lambda client: None
         self._status = "Healthy"
@@ -80,6 +83,11 @@ class Server:
             store.close()
             if isinstance(self.agent, Agent):
                 await self.agent.model.aclose()
+
+    def link(self, websocket: WebSocket, wire: str) -> Socket:
+        """A provider's protocol's socket, with what stands between."""
+        client = (websocket.client.host, websocket.client.port) if websocket.client is not None else ("", 0)
+        return self.wrap(StarletteSocket(websocket), lambda: self.abort(client), wire)
 
     # ------------------------------------------------------------------ HTTP
 
@@ -169,8 +177,12 @@ class Server:
             await websocket.send_denial_response(JSONResponse({"message": refusal[1]}, refusal[0]))
             return
         await websocket.accept()
-        socket = StarletteSocket(websocket)
-        query = dict(websocket.query_params)
+        await self.take(StarletteSocket(websocket), headers, dict(websocket.query_params))
+
+    async def take(
+        self, socket: Socket, headers: dict[str, str], query: dict[str, str], refresh: Refresh | None = None
+    ) -> None:
+        """See `serve_socket`."""
         guard, sessions = self.guard, self.sessions
 
         class Opener:
@@ -178,7 +190,10 @@ class Server:
                 assert link.hello is not None
                 if link.hello.resume is None:
                     guard.check_token(headers, link.hello.token)
-                return await sessions.open_link(link, headers, query)
+                channel = await sessions.open_link(link, headers, query)
+                if refresh is not None:
+                    channel.refresh_by(refresh)
+                return channel
 
         def notice(channel: WebSocketChannel) -> str:
             call = sessions.find(channel.delivery.session)
@@ -202,7 +217,7 @@ class Server:
             await self._strands(socket, first, headers, query)
 
     async def _strands(
-        self, socket: StarletteSocket, first: str | bytes, headers: dict[str, str], query: dict[str, str]
+        self, socket: Socket, first: str | bytes, headers: dict[str, str], query: dict[str, str]
     ) -> None:
         """A client of the Strands dialect: one socket is one call."""
         now = asyncio.get_running_loop().time()
@@ -220,6 +235,21 @@ class Server:
             await socket.close(code or (4013 if error.retryable else 4000), error.code)
             return
         await session.wait()
+
+
+async def serve_socket(
+    server: Server,
+    socket: Socket,
+    headers: Mapping[str, str],
+    query: Mapping[str, str],
+    *,
+    refresh: Refresh | None = None,
+) -> None:
+    """What `/ws` does with a socket that was accepted, whoever carries it. Returns when it is over.
+
+    `headers` have lower-case names. `refresh` verifies a newer token of the client in mid-call, see WebSocketChannel.
+    """
+    await server.take(socket, dict(headers), dict(query), refresh)
 
 
 class StarletteSocket:

@@ -45,7 +45,7 @@ def development_certificate(names: Sequence[str] = (), directory: Path | None = 
     except ImportError as error:
         raise MissingDependencyError(
             "A development certificate needs the package cryptography.",
-            hint="Install it with: pip install 'duologue[host]', or give a certificate of your own.",
+            hint="Install it with: pip install 'duologue[wires]', or give a certificate of your own.",
         ) from error
     where = directory or default_directory()
     wanted = tuple(dict.fromkeys([*_NAMES, *names]))

@@ -195,14 +195,19 @@ class GeminiChannel(Channel):
         """Send what may be sent: all of the first reply, and of the next where that is made."""
         while self._replies and self._protocol.state != "setup":
             response, reply = next(iter(self._replies.items()))
-            held, reply.held = reply.held, []
-            if held:
-                self._wire = response
-            for step in held:
-                step()
+            self._send(response, reply)
             if not reply.made:
                 return
             del self._replies[response]
+
+    def _send(self, response: str, reply: _Reply) -> None:
+        held, reply.held = reply.held, []
+        if held and self._wire != response:
+            if self._wire and self._protocol.turn == "generated":
+                self._turn_complete()  # the one before is still being played; this one is a turn of its own
+            self._wire = response
+        for step in held:
+            step()
 
     def _tool_started(self, event: ToolStarted) -> None:
         if event.response in self._over:
@@ -270,14 +275,19 @@ class GeminiChannel(Channel):
             reply.made = True
             if event.status != "completed":
                 reply.held.clear()
-            self._advance()
+            if response == next(iter(self._replies)):  # its own end comes before what waits behind it
+                self._send(response, reply)
+                del self._replies[response]
         self._over.append(response)
         if self._wire == response:
             self._wire = ""
+            if event.status in ("cancelled", "interrupted"):
+                self._protocol.interrupted()  # what was sent of it is not to be heard
             if not (calls and self._remote is not None and event.status == "completed"):
                 self._turn_complete()
         elif reply is not None and not calls and not self._wire and event.status != "cancelled":
             self._turn_complete()  # an answer with nothing in it; the client waits for its end all the same
+        self._advance()
 
     def _turn_complete(self) -> None:
         given, made = self._input_tokens, self._output_tokens

@@ -52,10 +52,7 @@ class Gemini:
             await websocket.send_denial_response(Response(refusal[1], refusal[0]))
             return
         await websocket.accept()
-        from .app import StarletteSocket
-
-        query = dict(websocket.query_params)
-        await self.serve(StarletteSocket(websocket), headers, query)
+        await self.serve(self._server.link(websocket, GeminiChannel.name), headers, dict(websocket.query_params))
 
     async def serve(self, socket: Socket, headers: Mapping[str, str], query: Mapping[str, str]) -> None:
         """Drive one client, from its setup to the end. `socket` may be any."""

@@ -31,6 +31,8 @@ _STREAMS = 64
 #: how long a client may go on sending once its answer is complete, and a connection be open without a stream (seconds)
 _TRAILING_S = 5.0
 _IDLE_S = 60.0
+#: how long a client may take to answer a goodbye, seconds
+_CLOSING_S = 0.5
 #: what a client may send before the application has read it, bytes: of a stream, and of a connection
 _WINDOW, _CONNECTION_WINDOW = 1 << 18, 1 << 20
 
@@ -65,6 +67,7 @@ class Http2Stream:
             "query_string": query,
             "headers": plain,
             "client": connection.peer,
+            "extensions": {"duologue.reset": self.abort},
         }
 
     def feed(self, data: bytes, counted: int) -> None:
@@ -130,6 +133,14 @@ class Http2Stream:
     def _check(self) -> None:
         if self.reset or self.answer_over:
             raise ConnectionResetError("The stream is gone.")
+
+    def abort(self) -> None:
+        """Reset the stream, as a service that fails does."""
+        with contextlib.suppress(h2.exceptions.ProtocolError):
+            self._connection.h2.reset_stream(self.id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+            self._connection.flush()
+        self.reset = True
+        self.wake()
 
     def drop(self) -> None:
         """What was not read is of no use any more: give its window back."""
@@ -201,6 +212,7 @@ class Http2Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._server.connections.discard(self)
+        self._server.gone.set()
         if self._idle is not None:
             self._idle.cancel()
         self.drained.set()
@@ -316,14 +328,15 @@ class Http2Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close without a goodbye."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def reset_all(self) -> None:
         """Reset every stream, for tests of what clients do then."""
         for stream in self._streams.values():
-            with contextlib.suppress(h2.exceptions.ProtocolError):
-                self.h2.reset_stream(stream.id, h2.errors.ErrorCodes.INTERNAL_ERROR)
-            stream.reset = True
-            stream.wake()
-        self.flush()
+            stream.abort()
 
 
 class Http2Server:
@@ -332,6 +345,7 @@ class Http2Server:
     def __init__(self, app: App, listener: Any, context: ssl.SSLContext) -> None:
         self.connections: set[Http2Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.gone = asyncio.Event()  # set whenever a connection is lost
         self._app = app
         self._listener = listener
         context.set_alpn_protocols(["h2"])
@@ -355,4 +369,12 @@ class Http2Server:
             task.cancel()
         for connection in list(self.connections):
             connection.close()
-        await asyncio.sleep(0)  # what was just written leaves
+        # A client that does not answer the end of TLS would keep its connection for half a minute.
+        for abort in (False, True):
+            for connection in list(self.connections) if abort else ():
+                connection.abort()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSING_S):
+                    while self.connections:
+                        self.gone.clear()
+                        await self.gone.wait()

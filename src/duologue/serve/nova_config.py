@@ -5,16 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from ..engine.endpointing import EndpointingOptions
-from ..engine.limits import LimitOptions
 from ..session.definition import Definition, TurnTaking
-from ..session.toolbench import FillerOptions
 from ..wire.nova_sonic import sequence as s
 from ..wire.openai_realtime import FunctionTool
+from .foreign import agent_of, model_of, turn_taking_of
 from .openai_tools import RemoteTools
 
-#: speech over the agent that takes the floor, words or not. The client drops its audio at the first sign and for good, so that
-#: there is no holding and resuming: what is taken for an interruption must be one
-_YIELD_MS = 320.0
 #: audio taken ahead of real time: a client that changes streams sends again what it has kept
 _UPSTREAM_S = 300.0
 #: pause that ends a turn, milliseconds (the vendor's figures)
@@ -59,40 +55,22 @@ def wanted(first: list[s.Taken]) -> Wanted:
 def as_agent(definition: Definition) -> Definition:
     """The agent as it is, over a wire whose client plays by itself."""
     options = definition.turn_taking
-    return msgspec.structs.replace(
-        definition,
-        turn_taking=_turn_taking(options, options.endpointing),
-        limits=msgspec.structs.replace(definition.limits, upstream_s=max(_UPSTREAM_S, definition.limits.upstream_s)),
-    )
+    return agent_of(definition, turn_taking_of(options, options.endpointing), _UPSTREAM_S)
 
 
 def as_model(definition: Definition, asked: Wanted, remote: RemoteTools) -> Definition:
     """Only the agent's model: everything else is the client's. Raises ToolError for tools that cannot be."""
-    known = definition.model.capabilities.voices
     options = TurnTaking()
     endpointing = options.endpointing
     if asked.sensitivity is not None:
         pause = _PAUSES[asked.sensitivity]
         endpointing = EndpointingOptions(longest_ms=pause, hard_max_ms=max(pause, endpointing.hard_max_ms))
-    return Definition(
-        name=definition.name,
-        model=definition.model,
+    return model_of(
+        definition,
+        turn_taking_of(options, endpointing),
+        _UPSTREAM_S,
+        remote,
         instructions=asked.instructions,
-        tools=remote.tools(asked.tools),
-        voice=asked.voice if asked.voice in known else definition.voice,
-        language=definition.language,
-        greeting="",
-        farewell="",
-        apology="",
-        idle_prompt="",
-        turn_taking=_turn_taking(options, endpointing),
-        limits=LimitOptions(idle_s=0.0, upstream_s=_UPSTREAM_S, max_response_s=600.0),
-        filler=FillerOptions(after_s=0.0),
+        tools=asked.tools,
+        voice=asked.voice,
     )
-
-
-def _turn_taking(options: TurnTaking, endpointing: EndpointingOptions) -> TurnTaking:
-    interruption = msgspec.structs.replace(
-        options.interruption, duck_db=0.0, pause_ms=1e9, yield_ms=min(options.interruption.yield_ms, _YIELD_MS)
-    )
-    return TurnTaking(endpointing=endpointing, interruption=interruption)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,8 @@ class NovaServer:
     def __init__(self, sessions: Sessions, options: NovaOptions) -> None:
         self.sessions = sessions
         self.options = options
+        #: stands between the server and a client's stream, given what resets that; for tests of what goes wrong there
+        self.wrap: Callable[[Peer, Callable[[], None]], Peer] = lambda peer, reset: peer
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -92,7 +94,8 @@ class NovaServer:
         except RefusedError as refused:
             await refuse(send, refused)
             return
-        await self.serve(peer, model)
+        reset = scope.get("extensions", {}).get("duologue.reset", lambda: None)
+        await self.serve(self.wrap(peer, reset), model)
 
     def _admit(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> tuple[str, HttpPeer]:
         path = scope["raw_path"].decode("latin-1")
@@ -198,7 +201,7 @@ async def serving_nova(
         from .http2 import Http2Server
     except ImportError as error:
         raise MissingDependencyError(
-            "Serving Nova Sonic needs the package h2.", hint="Install it with: pip install 'duologue[host]'"
+            "Serving Nova Sonic needs the package h2.", hint="Install it with: pip install 'duologue[wires]'"
         ) from error
     certificate = _certificate(options)
     own = not isinstance(agent, Sessions)

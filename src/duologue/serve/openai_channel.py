@@ -65,6 +65,7 @@ from ..wire.openai_realtime import (
     Usage,
 )
 from ..wire.openai_realtime.config import AudioFormat
+from ..wire.openai_realtime.faults import envelope
 from .openai_config import holds, turn_taking
 from .openai_replies import Replies, Reply
 from .openai_tools import RemoteTools
@@ -75,6 +76,8 @@ logger = logging.getLogger("duologue.serve.openai")
 _QUEUED = 20_000
 #: turns whose message can still get a transcript
 _TURNS = 64
+#: what an agent says of its own accord, which no client of the vendor's expects
+_OWN = frozenset({"greeting", "say", "idle", "filler", "farewell"})
 
 
 class RealtimeChannel(Channel):
@@ -102,6 +105,8 @@ class RealtimeChannel(Channel):
         self._first = first
         self._remote = remote
         self._ready = asyncio.Event()
+        self._own: Reply | None = None  # what the agent says of its own accord
+        self._settled = asyncio.Event()  # set whenever a response may have ended
         self._done = asyncio.Event()
         self._closing = False
         self._speaks = protocol.config.output_modalities == ["audio"]
@@ -180,6 +185,7 @@ class RealtimeChannel(Channel):
                 protocol.failed(event.message, code=event.code)
             case SessionEnded():
                 protocol.close(1011 if event.reason == "error" else 1000, event.reason)
+        self._settled.set()
         self._ready.set()
 
     def _speech_started(self, ms: int) -> None:
@@ -233,6 +239,8 @@ class RealtimeChannel(Channel):
         else:
             self._finish_work()
             reply = self._replies.begin(event.response, params)
+            if event.origin in _OWN:
+                self._own = reply
         for pcm, position in self._early.pop(event.response, ()):
             self._replies.audio(reply, pcm, position)
         for call in self._early_calls:
@@ -301,6 +309,7 @@ class RealtimeChannel(Channel):
         def end() -> None:
             if (reply := self._replies.get(response)) is not None:
                 self._end(reply)
+                self._settled.set()
                 self._ready.set()
 
         # Behind the events of the response that are on their way through the journal.
@@ -518,12 +527,22 @@ class RealtimeChannel(Channel):
             # The first message configured the session before it was opened.
             await self._take([entry for entry in self._first if not isinstance(entry, Configured)])
             while True:
-                await self._take(self._protocol.receive(await self._socket.receive()))
+                message = await self._socket.receive()
+                await self._settle(message)
+                await self._take(self._protocol.receive(message))
         except SocketClosedError:
             self._closing = True
             self.port.ended("hangup")
         finally:
             self._ready.set()
+
+    async def _settle(self, message: str | bytes) -> None:
+        """An answer that is asked for while the agent greets waits until the greeting is made: no client expects one."""
+        while (
+            self._own is not None and self._own is self._replies.current and envelope(message)[0] == "response.create"
+        ):
+            self._settled.clear()
+            await self._settled.wait()
 
     async def _write(self) -> None:
         protocol = self._protocol

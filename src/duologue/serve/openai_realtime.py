@@ -105,15 +105,11 @@ class Realtime:
             await websocket.send_denial_response(_error(401, faults.INVALID_KEY, "Incorrect API key provided."))
             return
         await websocket.accept(subprotocol="realtime" if "realtime" in offered else None)
-        from .app import StarletteSocket
-
         query = dict(websocket.query_params)
         config = self._config(query.get("model", ""))
         if preset is not None:
             config = applied(config, preset)
-        client = (websocket.client.host, websocket.client.port) if websocket.client is not None else ("", 0)
-        socket = self._server.wrap(StarletteSocket(websocket), lambda: self._server.abort(client))
-        await self.serve(socket, config, headers, query)
+        await self.serve(self._server.link(websocket, RealtimeChannel.name), config, headers, query)
 
     def _allowed(self, headers: dict[str, str], offered: list[str]) -> tuple[bool, SessionPatch | None]:
         """Whether a client may come in, and how its secret configures the session."""

@@ -65,6 +65,15 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if bool(self.certificate) != bool(self.certificate_key):
             raise ConfigurationError("A certificate needs its key, and a key its certificate.", hint="Give both.")
 
+    def limited(self, seconds: float) -> ServeOptions:
+        """These options, with connections of every protocol that live so long. An announcement comes in the last third."""
+        notice = min(self.gemini.notice_s, seconds / 3)
+        return msgspec.structs.replace(
+            self,
+            openai=msgspec.structs.replace(self.openai, session_s=seconds),
+            gemini=msgspec.structs.replace(self.gemini, connection_s=seconds, notice_s=notice),
+        )
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""

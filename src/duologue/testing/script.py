@@ -15,7 +15,8 @@ A script is YAML (or JSON)::
         times: 2                                # how often the rule counts; then the next that matches
 
 Voices are told from silence by their level and understood by their number: nothing is recognised, so every run is the same. Typed
-turns are matched by their text. What is said sounds as a tone, 15 characters a second; ``voice: tts`` has it spoken.
+turns are matched by their text. What is said sounds as a tone, 15 characters a second; ``voice: tts`` has it spoken. A reply is
+made at once; ``speed: 2`` makes it twice as fast as it is played, so that there is something to cancel.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ import contextlib
 import fnmatch
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from ..agent import Agent
 from ..errors import ConfigurationError, MissingDependencyError
 from ..serve import RunningServer, ServeOptions, serving
-from .faults import Fault, faulty
+from .faults import Faults
 from .script_model import ScriptModel
 
 
@@ -57,6 +58,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     replies: tuple[Rule, ...]
     turns: tuple[str, ...] = ()
     voice: Literal["tone", "tts"] = "tone"
+    speed: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Script:
@@ -64,7 +66,9 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         try:
             return msgspec.yaml.decode(text, type=cls)
         except ImportError as error:
-            raise MissingDependencyError("Scripts in YAML need the package pyyaml.", hint="Install it.") from error
+            raise MissingDependencyError(
+                "Scripts in YAML need the package pyyaml.", hint="Install it with: pip install 'duologue[script]'"
+            ) from error
         except msgspec.MsgspecError as error:
             raise ConfigurationError(f"This is no script: {error}.") from None
 
@@ -131,15 +135,16 @@ async def script_server(
     """
     if not isinstance(script, Script):
         script = Script.load(script)
-    planned = [Fault.parse(text) for text in faults]
+    planned = Faults(faults)
     options = msgspec.structs.replace(options or ServeOptions(studio=False), port=0, as_model=True)
-    for fault in planned:
-        if fault.kind == "limit":
-            limits = msgspec.structs.replace(options.openai, session_s=fault.seconds)
-            options = msgspec.structs.replace(options, openai=limits)
-    async with serving(Agent(model=ScriptModel(script), name="script"), options) as server:
-        server.app.state.server.wrap = faulty(planned)  # type: ignore[attr-defined]
+    async with serving(script_agent(script), planned.options(options)) as server:
+        planned.install(server)
         yield server
 
 
-__all__ = ["Playing", "Rule", "Script", "script_server"]
+def script_agent(script: Script) -> Agent:
+    """An agent that is nothing but a script's model, to be served as a model."""
+    return Agent(model=ScriptModel(script), name="script")
+
+
+__all__ = ["Playing", "Rule", "Script", "script_agent", "script_server"]

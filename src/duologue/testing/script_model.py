@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _INPUT, _OUTPUT = 16_000, 24_000
 _PACE = 15.0
+#: pieces that speech is made in where it is not made at once, seconds
+_SLICE_S = 0.1
 _TONE_HZ = 330.0
 
 
@@ -170,7 +172,7 @@ class ScriptConnection(Connection):
             if rule.say:
                 self._context.report(Said(response=response, text=rule.say))
                 if self._context.speaks:
-                    self._context.report(Spoke(response=response, pcm=await self._model.sound(rule.say)))
+                    await self._speak(response, await self._model.sound(rule.say))
             for name, arguments in rule.calls:
                 self._calls += 1
                 call = ToolCall(id=f"call_{self._calls}", name=name, arguments=dict(arguments))
@@ -179,6 +181,14 @@ class ScriptConnection(Connection):
             self._context.report(Ended(response=response))
 
         self._context.spawn(make, f"script {response}")
+
+    async def _speak(self, response: str, pcm: bytes) -> None:
+        speed = self._model.script.speed
+        step = len(pcm) if speed is None else int(_OUTPUT * _SLICE_S) * 2
+        for at in range(0, len(pcm), step or 1):
+            if speed is not None and at:
+                await asyncio.sleep(_SLICE_S / speed)
+            self._context.report(Spoke(response=response, pcm=pcm[at : at + step]))
 
     async def close(self) -> None:
         """See Connection."""
