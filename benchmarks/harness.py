@@ -135,6 +135,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
     place = (len(ordered) - 1) * percent / 100
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
+    if ordered[low] == ordered[high]:
+        return ordered[low]  # both may be infinite
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 

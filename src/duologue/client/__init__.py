@@ -5,6 +5,7 @@ from duologue.client.call import Call, connect
 from duologue.client.errors import CallLostError, CallRefusedError, ConnectError, LinkClosedError
 from duologue.client.memory import MemoryTransport, memory_link
 from duologue.client.playout import Playout
+from duologue.client.runtime import RuntimeClient, additional_headers
 from duologue.client.transport import Connector, Transport, WebSocketTransport, websocket
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "PlaybackDevice",
     "Playout",
     "Rendered",
+    "RuntimeClient",
     "Sink",
     "Transport",
     "WebSocketTransport",
+    "additional_headers",
     "connect",
     "memory_link",
     "websocket",

@@ -56,6 +56,8 @@ _log = logging.getLogger("duologue.client")
 #: waits before the attempts to resume; the last one repeats (`docs/protocol.md`, section 8)
 _BACKOFF_S = (0.0, 0.25, 0.5, 1.0, 2.0)
 _JITTER = 0.25
+#: how long the first attempt to resume may take to open a socket, and again to be welcomed on it, seconds
+_RESUME_S = 3.0
 #: a link that lasted so long makes the next attempt a first one
 _STABLE_S = 1.0
 
@@ -354,7 +356,9 @@ class Call:
         attempt = 0
         while True:
             try:
-                async with asyncio.timeout(self._open_timeout_s):
+                # A black hole in the middle of a resume must not use the grace period up; a slow link gets more each time.
+                patience = min(self._open_timeout_s, _RESUME_S * 2**attempt) if protocol.session else self._open_timeout_s
+                async with asyncio.timeout(patience):
                     transport = await self._connector(self._url, self._headers)
             except (ConnectError, TimeoutError) as error:
                 if not protocol.session:
@@ -363,12 +367,12 @@ class Call:
                     raise ConnectError(f"{self._url} did not answer in time.", hint="Is the address right?") from error
                 _log.debug("%s: resume failed: %s", protocol.session, error)
             else:
-                opened = loop.time()
-                code = await self._driver.carry(transport)
+                opened, fresh, resumes = loop.time(), not protocol.session, self.resumes
+                code = await self._driver.carry(transport, patience)
                 _log.debug("%s: link closed with %d", protocol.session or "call", code)
                 if self._ended(code):
                     return
-                if loop.time() - opened >= _STABLE_S:
+                if loop.time() - opened >= _STABLE_S and (fresh or self.resumes > resumes):
                     attempt = 0
             if protocol.over:
                 return

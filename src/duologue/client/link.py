@@ -41,10 +41,10 @@ class LinkDriver:
         self._complain = complain
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def carry(self, transport: Transport) -> int:
-        """Carry one link to its end; returns its close code."""
+    async def carry(self, transport: Transport, patience: float) -> int:
+        """Carry one link to its end, which comes if no welcome arrives within `patience` seconds; returns its close code."""
         loop = asyncio.get_running_loop()
-        self._protocol.connect(loop.time())
+        self._protocol.connect(loop.time(), patience=patience)
         self._writable.set()
         writer = loop.create_task(self._write(transport), name="duologue-write")
         tasks = [

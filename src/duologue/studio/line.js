@@ -3,6 +3,9 @@
 import { afterClose } from "./errors.js";
 
 const WAITS_S = [0, 0.25, 0.5, 1, 2];
+/** Seconds for a new call to be welcomed, and for the first attempt to resume one. */
+const OPEN_S = 10;
+const RESUME_S = 3;
 const FIRST_TRIES_S = 20;
 /** More than this in the socket's own queue, and control could no longer overtake audio. */
 const SOCKET_BYTES = 32768;
@@ -76,7 +79,9 @@ export class Line {
     };
     socket.onmessage = ({ data }) => this._receive(data);
     socket.onclose = ({ code }) => this._lost(code);
-    this.timer = setTimeout(() => this._lost(4006), 10_000); // a WebSocket may hang in its own opening
+    // A WebSocket may hang in its own opening. A resume must not use the grace period up; a slow link gets more each time.
+    const patience = this.call.session ? Math.min(OPEN_S, RESUME_S * 2 ** Math.max(0, this.tries - 1)) : OPEN_S;
+    this.timer = setTimeout(() => this._lost(4006), 1000 * patience);
   }
 
   _receive(data) {
