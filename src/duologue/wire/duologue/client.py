@@ -41,7 +41,8 @@ from duologue.wire.duologue.userqueue import UserQueue
 #: a server's text message may be this long; events are far below
 _TEXT_BYTES = 16 << 20
 _MAX_ERRORS = 64
-_OPENING_S = 10.0
+#: how long the welcome of a new call may take, seconds
+OPENING_S = 10.0
 #: response numbers that are remembered
 _MAX_NUMBERS = 1024
 #: the message around an input is shorter than this, bytes
@@ -151,13 +152,13 @@ class ClientProtocol:
 
     # -- links ---------------------------------------------------------------------------------------------------------
 
-    def connect(self, now: float) -> None:
-        """A new WebSocket is open: state who we are, and what we have if the call goes on. Raises ProtocolError if it
-        is over.
+    def connect(self, now: float, *, patience: float = OPENING_S) -> None:
+        """A new WebSocket is open: state who we are, and what we have if the call goes on. `patience`: seconds to wait for
+        the welcome. Raises ProtocolError if the call is over.
         """
         if self.over:
             raise ProtocolError("This call is over.", hint="Start a new one.", code="closed")
-        self._link = link = Link(max_errors=_MAX_ERRORS, deadline=now + _OPENING_S, wake=self._wake)
+        self._link = link = Link(max_errors=_MAX_ERRORS, deadline=now + patience, wake=self._wake)
         self._welcomed = False
         self._numbers.clear()
         self._replay.clear()
@@ -462,7 +463,7 @@ class ClientProtocol:
     def tick(self, now: float) -> None:
         """Heartbeat and deadlines. Raises ProtocolError if the link is dead, or was never welcomed."""
         if self._link is not None:
-            self._link.tick(now, what="welcome")
+            self._link.tick(self._inbox if self._welcomed else None, now, what="welcome")
 
     def _notify(self) -> None:
         if self._wake is not None and self._welcomed:
