@@ -340,11 +340,11 @@ def test_who_was_cut_is_waited_for_from_then_on() -> None:
     waits = []
     for _ in range(2):
         drive.speak(1500, "it was the age of wisdom")
-        drive.tell("turn_probability", 0.7)
+        drive.tell("turn_probability", 0.9)
         before = drive.media
         while drive.state is not State.THINKING:
             drive.pause(WINDOW)
-            drive.tell("turn_probability", 0.7)
+            drive.tell("turn_probability", 0.9)
         waits.append(drive.media - before)
         drive.tell("audible")
     assert waits[0] < 600 < waits[1]

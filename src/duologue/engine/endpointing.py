@@ -3,7 +3,8 @@
 Two fixed delays (short when a detector says "complete", long when it does not) make the wait all or nothing: a detector that
 is slightly unsure costs seconds. Here the wait falls smoothly with the probability ``p`` that the turn is over::
 
-    delay(p) = shortest + (longest - shortest) * (1 - p) ** curve
+    doubt(p) = min(1, (1 - p) / (1 - doubtful))
+    delay(p) = shortest + (longest - shortest) * doubt(p) ** curve
 
 and is stretched by what is known of this user: their own pauses inside turns, and how often the belief was wrong. Somebody who
 reads aloud, dictates or tells a story ends phrase after phrase without being done: each time they go on where the turn could
@@ -25,7 +26,8 @@ class EndpointingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     Attributes:
         shortest_ms: wait when it is certain that the turn is over.
         longest_ms: wait when it is certain that it is not.
-        curve: how fast the wait falls as the probability rises (1: linear).
+        doubtful: at this probability and below, the wait is the longest.
+        curve: how fast the wait falls as the probability rises beyond (1: linear).
         unknown: the probability assumed while recognition has not answered.
         hard_max_ms: the turn ends after this much silence, whatever the evidence.
         provider_max_ms: where the provider decides: the same, for a turn of which it says nothing more.
@@ -41,16 +43,17 @@ class EndpointingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     shortest_ms: float = 270.0
     longest_ms: float = 1800.0
+    doubtful: float = 0.4
     curve: float = 1.7
-    unknown: float = 0.25
+    unknown: float = 0.55
     hard_max_ms: float = 2800.0
     provider_max_ms: float = 10_000.0
     stall_max_s: float = 20.0
     no_words_ms: float = 500.0
-    prepare_ms: float = 120.0
+    prepare_ms: float = 90.0
     pause_weight: float = 0.25
     pause_memory: float = 0.3
-    doubt: float = 0.7
+    doubt: float = 0.28
     regret_ms: float = 650.0
 
 
@@ -78,7 +81,7 @@ class Endpointing:
         o = self.options
         p = o.unknown if probability is None else min(1.0, max(0.0, probability))
         p /= 1.0 + o.doubt * self.misled
-        doubt: float = (1.0 - p) ** o.curve
+        doubt: float = min(1.0, (1.0 - p) / (1.0 - o.doubtful)) ** o.curve
         delay = o.shortest_ms + (o.longest_ms - o.shortest_ms) * doubt
         # A user who pauses long inside turns gets more time, but only where there is doubt: certainty stays fast.
         delay += o.pause_weight * self.typical_pause_ms * doubt
