@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from ..channels.playback import TimelineWriter, beside, check_writable
 from ..channels.recording import RecordedCaller, Recording
 from ..channels.settling import Settling
 from ..client import Call, connect
+from ..client.runtime import SESSION_HEADER
 from ..errors import ConfigurationError, DuologueError
 from ..events import ActivityInput, Input, SessionEnded
 from .terminal import CallFailedError, run
@@ -34,13 +36,13 @@ def call(
     Parameters
     ----------
     url
-        ws://host:port/ws
+        ws://host:port/ws, or wss://host:port/runtimes/name/ws of a host.
     file
         Ask with this recording (WAV, 16-bit PCM).
     out
         Write what the agent says to this WAV file.
     key
-        The server's key.
+        The server's key, or an API key of the host.
     """
     if not url.startswith(("ws://", "wss://")):
         raise ConfigurationError(f"{url!r} is no WebSocket address.", hint="For example ws://localhost:8080/ws")
@@ -53,11 +55,13 @@ async def _call(url: str, recording: Recording | None, out: Path | None, key: st
     loop = asyncio.get_running_loop()
     spoken = recording is not None or out is not None
     writer = TimelineWriter(out, _RATE, loop.time()) if out is not None else None
+    hosted = "/runtimes/" in url
     phone = connect(
         url,
         input_rate=recording.rate if recording is not None else None,
         output_rate=_RATE if spoken else None,
-        token=key or None,
+        token=key if key and not hosted else None,
+        headers=_hosted_headers(key) if hosted else None,
         name="duologue-call",
         sink=writer.sink if writer is not None else None,
     )
@@ -76,6 +80,12 @@ async def _call(url: str, recording: Recording | None, out: Path | None, key: st
     if ended is not None and ended.reason == "error":
         raise CallFailedError(f"The call failed: {ended.detail or 'see above'}.")
     return 0
+
+
+def _hosted_headers(key: str) -> dict[str, str]:
+    """What a host wants: the key in a header alone, for `hello` goes to the agent; an id, to find the session again."""
+    headers = {SESSION_HEADER: str(uuid.uuid4())}
+    return headers | ({"Authorization": f"Bearer {key}"} if key else {})
 
 
 async def _speak(phone: Call, recording: Recording, settling: Settling) -> None:

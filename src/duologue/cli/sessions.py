@@ -1,0 +1,148 @@
+"""``duologue sessions``: what is going on at a host."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from .control import HERE, Where, connected, show_fields, show_table, when
+from .terminal import run, say
+
+app = App(name="sessions", help="Sessions of a host: list, show, tail, drain and stop them.", help_format="plaintext")
+
+_Flag = Annotated[bool, Parameter(negative=())]
+
+
+@app.command(name="list")
+def list_sessions(*, agent: str = "", ended: _Flag = False, limit: int = 100, where: Where = HERE) -> int:
+    """List sessions.
+
+    Parameters
+    ----------
+    agent
+        Only of this one.
+    ended
+        Also those that have ended.
+    limit
+        At most so many.
+    """
+    return run(_list(where, agent, ended, limit))
+
+
+async def _list(where: Where, agent: str, ended: bool, limit: int) -> int:
+    async with connected(where) as host:
+        found = await host.ask("GET", "/sessions", agent=agent, state="" if ended else "open", limit=limit)
+    rows = [
+        (
+            row["session"],
+            row["name"],
+            row["version"],
+            row["state"],
+            row["open"],
+            row["channel"],
+            when(row["created"]),
+            row["principal"],
+            row["reason"],
+        )
+        for row in found["sessions"]
+    ]
+    columns = ("session", "agent", "version", "state", "open", "channel", "since", "principal", "reason")
+    show_table(columns, rows, empty="There are no sessions.")
+    if found["next"]:
+        say("There are more: raise --limit, or name an --agent.", "dim")
+    return 0
+
+
+@app.command
+def show(session: str, /, *, agent: str = "", where: Where = HERE) -> int:
+    """Show a session.
+
+    Parameters
+    ----------
+    session
+        Its id.
+    agent
+        Whose, if several agents have a session of that id.
+    """
+    return run(_show(where, session, agent))
+
+
+async def _show(where: Where, session: str, agent: str) -> int:
+    async with connected(where) as host:
+        row = await host.ask("GET", f"/sessions/{session}", agent=agent)
+    show_fields({**row, "created": when(row["created"]), "updated": when(row["updated"])})
+    return 0
+
+
+@app.command
+def tail(session: str, /, *, agent: str = "", follow: Annotated[bool, Parameter(negative="--no-follow")] = True,
+         where: Where = HERE) -> int:  # fmt: skip
+    """Print the events of a session, one JSON object a line. That it was done is in the audit log.
+
+    Parameters
+    ----------
+    session
+        Its id.
+    agent
+        Whose, if several agents have a session of that id.
+    follow
+        Wait for more until it ends.
+    """
+    return run(_tail(where, session, agent, follow))
+
+
+async def _tail(where: Where, session: str, agent: str, follow: bool) -> int:
+    text = "true" if follow else "false"
+    async with (
+        connected(where) as host,
+        host.stream("GET", f"/sessions/{session}/tail", agent=agent, follow=text) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                sys.stdout.write(line.removeprefix("data: ") + "\n")
+                sys.stdout.flush()
+    return 0
+
+
+@app.command
+def drain(session: str = "", /, *, agent: str = "", where: Where = HERE) -> int:
+    """Take nothing new on sessions, and end each when nothing of it is open or busy.
+
+    Parameters
+    ----------
+    session
+        Its id (default: all).
+    agent
+        All of this agent.
+    """
+    return run(_drain(where, session, agent))
+
+
+async def _drain(where: Where, session: str, agent: str) -> int:
+    async with connected(where) as host:
+        done = await host.ask("POST", "/sessions/drain", body={"agent": agent, "session": session})
+    say(f"{done['count']} sessions are being drained.")
+    return 0
+
+
+@app.command
+def stop(session: str, /, *, agent: str = "", where: Where = HERE) -> int:
+    """End a session now.
+
+    Parameters
+    ----------
+    session
+        Its id.
+    agent
+        Whose, if several agents have a session of that id.
+    """
+    return run(_stop(where, session, agent))
+
+
+async def _stop(where: Where, session: str, agent: str) -> int:
+    async with connected(where) as host:
+        done = await host.ask("DELETE", f"/sessions/{session}", agent=agent)
+    say("It has ended." if done["count"] else "It had ended already.")
+    return 0

@@ -1,0 +1,213 @@
+"""Deploys with the real builder process: digests, dependencies, probes, endpoints, rollback."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duologue.host.control.deploy import Deployment
+from duologue.host.control.rows import Version
+from duologue.host.types import HostError, Lifecycle
+
+from .parts import OTHER, TENANT, Plane, plane
+
+pytestmark = pytest.mark.anyio
+
+
+def source(tmp_path: Path, text: str = "agent = 1\n", **files: str) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir(exist_ok=True)
+    for name, content in {
+        "app.py": text,
+        **{name.replace("_txt", ".txt"): text for name, text in files.items()},
+    }.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+def wheel(folder: Path, code: str = "WORD = 'hello'\n") -> Path:
+    """A package of one module, as a wheel."""
+
+    def record(name: str, content: bytes) -> str:
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        return f"{name},sha256={digest},{len(content)}\n"
+
+    info = "tiny_thing-1.0.dist-info"
+    files = {
+        "tiny_thing.py": code.encode(),
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tiny-thing\nVersion: 1.0\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / "tiny_thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as out:
+        for name, content in files.items():
+            out.writestr(name, content)
+        rows = "".join(record(name, content) for name, content in files.items()) + f"{info}/RECORD,,\n"
+        out.writestr(f"{info}/RECORD", rows)
+    return path
+
+
+async def deploy(made: Plane, folder: Path, **more: Any) -> Version:
+    given: dict[str, Any] = {"name": "delivery", "entry": "app.py", **more}
+    return await made.deployer.deploy(TENANT, Deployment(archive=made.archived(folder), **given), by="test")
+
+
+async def refused(work: Awaitable[Any], status: int) -> HostError:
+    with pytest.raises(HostError) as caught:
+        await work
+    assert caught.value.status == status
+    return caught.value
+
+
+def live(made: Plane, endpoint: str = "DEFAULT") -> int:
+    return made.directory.endpoint(TENANT, "delivery", endpoint).live
+
+
+async def test_versions_count_up_and_are_addressed_by_their_content(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        one = await deploy(made, source(tmp_path))
+        two = await deploy(made, source(tmp_path, "agent = 2\n"))
+        three = await deploy(made, source(tmp_path))
+        assert [row.spec.version for row in (one, two, three)] == [1, 2, 3]
+        assert one.spec.digest == three.spec.digest != two.spec.digest
+        assert one.spec.source == three.spec.source
+        assert (Path(one.spec.source) / "app.py").read_text() == "agent = 1\n"
+        assert not os.stat(one.spec.source).st_mode & 0o222
+        assert live(made) == 3
+        assert made.fleet.retired[-2:] == [1, 2]
+        assert one.spec.runtime.startswith("delivery-")
+        assert made.directory.runtime(TENANT, "delivery").id == one.spec.runtime
+
+
+async def test_a_version_that_fails_its_probe_moves_nothing(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        await deploy(made, source(tmp_path))
+        made.fleet.unfit.add("app.py:broken")
+        error = await refused(deploy(made, source(tmp_path, "import no\n"), entry="app.py:broken"), 424)
+        assert "ImportError" in error.message
+        assert live(made) == 1
+        assert [row.state for row in made.directory.versions(TENANT, "delivery")] == ["ready", "failed"]
+        error = await refused(made.deployer.move(TENANT, "delivery", "DEFAULT", 2), 409)
+        assert "failed" in error.message
+
+
+async def test_rollback_probes_again_and_pinned_endpoints_stay(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        await deploy(made, source(tmp_path), endpoint="DEFAULT")
+        await made.deployer.move(TENANT, "delivery", "pinned", 1)
+        await deploy(made, source(tmp_path, "agent = 2\n"), entry="app.py:agent")
+        assert (live(made), live(made, "pinned")) == (2, 1)
+        assert (await made.deployer.rollback(TENANT, "delivery")).spec.version == 1
+        assert live(made) == 1
+        made.fleet.unfit.add("app.py:agent")
+        await refused(made.deployer.rollback(TENANT, "delivery", to=2), 424)
+        assert live(made) == 1
+        await refused(made.deployer.rollback(TENANT, "delivery", "pinned"), 409)
+        await refused(made.deployer.rollback(TENANT, "delivery", to=9), 404)
+
+
+async def test_of_two_deploys_the_one_begun_last_wins(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        made.deployed()
+        newer = made.deployed()
+        await made.deployer.move(TENANT, "delivery", "DEFAULT", 1, only_newer=True)
+        assert live(made) == newer.spec.version == 2
+
+
+async def test_dependencies_are_installed_by_the_builder_and_kept_with_their_hashes(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        folder = source(tmp_path, requirements_txt="./wheels/tiny_thing-1.0-py3-none-any.whl\n")
+        path = await asyncio.to_thread(wheel, folder / "wheels")
+        row = await deploy(made, folder)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert row.packages == (f"tiny-thing==1.0 --hash=sha256:{digest}",)
+        assert (Path(row.spec.packages) / "tiny_thing.py").is_file()
+        assert not os.stat(row.spec.packages).st_mode & 0o222
+        assert (await deploy(made, folder)).packages == row.packages  # the same content is not built again
+
+
+async def test_what_cannot_be_installed_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        folder = source(tmp_path, requirements_txt="./wheels/absent-1.0-py3-none-any.whl\n")
+        error = await refused(deploy(made, folder), 424)
+        assert "absent" in error.message
+        assert not list((tmp_path / "build").iterdir())
+        assert made.directory.find(TENANT, "delivery") is None
+
+
+async def test_what_the_builder_is_given_shows_nothing_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DUOLOGUE_HOST_KEY_TEST", "secret-of-the-host")
+    folder = source(tmp_path, requirements_txt="${DUOLOGUE_HOST_KEY_TEST}\n")
+    async with plane(tmp_path) as made:
+        error = await refused(deploy(made, folder), 424)
+        assert "secret-of-the-host" not in str(error)
+
+
+async def test_archives_with_links_do_not_pass_the_builder(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        path = made.deployer.spool(TENANT)
+        with tarfile.open(path, "w:gz") as out:
+            info = tarfile.TarInfo("app.py")
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            out.addfile(info)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        made.deployer.keep(TENANT, path, digest)
+        wanted = Deployment(name="delivery", archive=digest, entry="app.py")
+        error = await refused(made.deployer.deploy(TENANT, wanted, by="test"), 400)
+        assert "link" in error.message
+        assert not list((tmp_path / "versions").rglob("*.py"))
+
+
+async def test_an_archive_of_another_tenant_is_not_there(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        digest = made.archived(source(tmp_path), OTHER)
+        wanted = Deployment(name="delivery", archive=digest, entry="app.py")
+        await refused(made.deployer.deploy(TENANT, wanted, by="test"), 404)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "name": {"name": "1st"},
+    "long name": {"name": "n" * 49},
+    "path as a name": {"name": "../up"},
+    "digest": {"archive": "../../etc/passwd"},
+    "no entry": {"entry": ""},
+    "entry outside": {"entry": "../app.py"},
+    "absolute entry": {"entry": "/etc/passwd"},
+    "entry that is not there": {"entry": "other.py"},
+    "name in the entry": {"entry": "app.py:a b"},
+    "command and entry": {"kind": "command", "command": ("run",)},
+    "command for an agent": {"command": ("run",)},
+    "no command": {"kind": "command", "entry": ""},
+    "shared app": {"kind": "asgi", "tier": "shared"},
+    "idle above lifetime": {"lifecycle": Lifecycle(idle_s=10, lifetime_s=5)},
+    "no lifetime": {"lifecycle": Lifecycle(idle_s=0, lifetime_s=0)},
+    "loader in the environment": {"environment": {"LD_PRELOAD": "x"}},
+    "path in the environment": {"environment": {"PYTHONPATH": "x"}},
+    "secret in the environment": {"environment": {"KEY": "secret://key"}},
+    "too much environment": {"environment": {"A": "x" * 5000}},
+    "secret's name": {"secrets": ("../x",)},
+    "header": {"headers": ("x y",)},
+    "too many headers": {"headers": tuple(f"h{n}" for n in range(21))},
+    "endpoint": {"endpoint": "a/b"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_deployments_that_cannot_be_meant(tmp_path: Path, wrong: str) -> None:
+    async with plane(tmp_path) as made:
+        digest = made.archived(source(tmp_path))
+        given: dict[str, Any] = {"name": "delivery", "archive": digest, "entry": "app.py", **WRONG[wrong]}
+        await refused(made.deployer.deploy(TENANT, Deployment(**given), by="test"), 400)
+        assert not list(made.directory.runtimes(TENANT))

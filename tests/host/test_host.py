@@ -1,0 +1,276 @@
+"""A whole host, in processes of its own, as a user runs it: deploy, key, call, invoke, list, tail, stop, roll back, end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from duologue.client import RuntimeClient, Transport, WebSocketTransport, additional_headers, connect, websocket
+from duologue.events import AnyEvent, SessionStarted, ToolFinished, ToolStarted
+
+SESSION = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
+AGENT = '''
+import asyncio
+from duologue import Agent, tool
+from duologue.testing.scripted import Reply, ScriptedModel
+
+@tool
+async def survey(minutes: int) -> str:
+    """A long task."""
+    await asyncio.sleep(1.5)
+    return f"surveyed {minutes}"
+
+def answer(text, context):
+    if text is None:
+        return Reply(text="Done.")
+    if text.startswith("survey"):
+        return Reply(text="I begin.", tools=(("survey", {"minutes": 5}),))
+    return Reply(text=f"VERSION {text}.")
+
+agent = Agent(model=ScriptedModel((), answer), tools=[survey], greeting="Hi.")
+'''
+
+
+class Host:
+    """`duologue host`, and `duologue …` for it."""
+
+    def __init__(self, data: Path, *options: str) -> None:
+        self.data = data
+        self.environment = {**os.environ, "DUOLOGUE_DATA": str(data), "NO_COLOR": "1"}
+        command = [sys.executable, "-m", "duologue.cli", "host", "--port", "0", *options]
+        self.process = subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        said = []
+        while not any(line.startswith("control:") for line in said):
+            line = self.process.stderr.readline()
+            assert line, "".join(said)
+            said.append(line)
+        self.url = next(line.split()[0] for line in said if line.startswith("https://"))
+        self.control_port = said[-1].rpartition(" ")[2].strip()
+        self.ca = str(data / "tls" / "ca.pem")
+
+    def run(self, *arguments: str, lines: str = "", ok: int = 0, **environment: str) -> str:
+        """What a command prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "duologue.cli", *arguments],
+            input=lines,
+            capture_output=True,
+            text=True,
+            env={**self.environment, **environment},
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == ok, done.stdout + done.stderr
+        return done.stdout + (done.stderr if ok else "")
+
+    def key(self, *arguments: str) -> str:
+        return self.run("keys", "create", *arguments).strip()
+
+    def access(self, *arguments: str) -> dict[str, str]:
+        """An access key, as boto3 wants it."""
+        pairs = dict(line.split("=", 1) for line in self.key("--kind", "access", *arguments).splitlines())
+        return {name.lower(): value for name, value in pairs.items()}
+
+    def end(self) -> str:
+        """SIGTERM, and what it says until it has ended."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            _, said = self.process.communicate(timeout=60)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+        return said
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    folder = tmp_path_factory.mktemp("app")
+
+    def write(version: str) -> str:
+        (folder / "app.py").write_text(AGENT.replace("VERSION", version))
+        return str(folder / "app.py")
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory, source: Callable[[str], str]) -> Iterator[Host]:
+    made = Host(tmp_path_factory.mktemp("h"), "--gateways", "2", "--control-host", "localhost", "--control-port", "0",
+                "--drain-s", "1")  # fmt: skip
+    try:
+        made.run("deploy", source("one"), "--name", "agent1")
+        yield made
+    finally:
+        said = made.end()
+    assert made.process.returncode == 0, said
+    assert not [line for line in said.splitlines() if "Traceback" in line], said
+
+
+def invoke(host: Host, key: str, prompt: str, *, session: str = "", runtime: str = "agent1") -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"} | ({SESSION: session} if session else {})
+    trust = ssl.create_default_context(cafile=host.ca)
+    with httpx.Client(verify=trust, timeout=60, trust_env=False) as client:
+        url = f"{host.url}/runtimes/{runtime}/invocations"
+        return client.post(url, json={"prompt": prompt}, headers=headers)
+
+
+def test_the_command_line_deploys_calls_lists_tails_and_stops(host: Host) -> None:
+    key = host.key("--role", "invoke")
+    url = f"wss{host.url.removeprefix('https')}/runtimes/agent1/ws"
+    assert "one hello." in host.run("call", url, lines="hello\n", SSL_CERT_FILE=host.ca, DUOLOGUE_KEY=key)
+    answer = json.loads(host.run("invoke", "agent1", '{"prompt": "typed"}'))
+    assert answer["response"] == "one typed."
+    session = answer["session"]
+    assert session in host.run("sessions", "list", "--agent", "agent1")
+    assert "peer/uid" in host.run("sessions", "show", session)
+    events = [json.loads(line) for line in host.run("sessions", "tail", "--no-follow", session).splitlines()]
+    assert "one typed." in json.dumps(events)
+    host.run("sessions", "stop", session)
+    assert session not in host.run("sessions", "list")
+    assert "stopped" in host.run("sessions", "list", "--ended")
+    listed = host.run("keys", "list")
+    assert "invoke" in listed
+    assert key not in listed
+
+
+def test_keys_open_what_they_are_for_and_nothing_once_revoked(host: Host) -> None:
+    key = host.key("--role", "invoke", "--agent", "agent1", "--subject", "desk")
+    assert invoke(host, key, "a").json()["response"] == "one a."
+    assert invoke(host, key[:-1], "a").status_code == 401
+    observer = host.key("--role", "observe")
+    assert invoke(host, observer, "a").status_code == 403
+    session = "k" * 40
+    assert invoke(host, key, "a", session=session).status_code == 200
+    other = invoke(host, host.key("--role", "invoke"), "a", session=session)
+    assert (other.status_code, other.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
+    id = next(line.split()[0] for line in host.run("keys", "list").splitlines() if " desk " in line)
+    host.run("keys", "revoke", id)
+    assert invoke(host, key, "a").status_code == 401
+
+
+def test_unmodified_boto3_invokes_stops_gets_and_lists(host: Host) -> None:
+    def client(service: str, url: str, **keys: str) -> Any:
+        config = Config(retries={"total_max_attempts": 1}, proxies={})
+        return boto3.client(service, endpoint_url=url, region_name="us-east-1", verify=host.ca, config=config, **keys)
+
+    runtime = json.loads(_control(host, "/agents/agent1"))
+    keys = host.access("--role", "invoke", "--role", "observe")
+    data = client("bedrock-agentcore", host.url, **keys)
+    session = "boto3-session-" + "x" * 30
+    answer = data.invoke_agent_runtime(
+        agentRuntimeArn=runtime["arn"], runtimeSessionId=session, payload=b'{"prompt": "from boto3"}'
+    )
+    assert answer["runtimeSessionId"] == session
+    assert json.loads(answer["response"].read())["response"] == "one from boto3."
+    assert data.stop_runtime_session(agentRuntimeArn=runtime["arn"], runtimeSessionId=session)["statusCode"] == 200
+    with pytest.raises(ClientError) as caught:
+        data.invoke_agent_runtime(
+            agentRuntimeArn=runtime["arn"].replace("agent1", "agent9"), runtimeSessionId=session, payload=b"{}"
+        )
+    assert caught.value.response["Error"]["Code"] == "ResourceNotFoundException"
+    control = client("bedrock-agentcore-control", f"https://localhost:{host.control_port}", **keys)
+    assert control.get_agent_runtime(agentRuntimeId=runtime["id"])["agentRuntimeArn"] == runtime["arn"]
+    assert "agent1" in [row["agentRuntimeName"] for row in control.list_agent_runtimes()["agentRuntimes"]]
+
+
+def _control(host: Host, path: str) -> str:
+    transport = httpx.HTTPTransport(uds=str(host.data / "control.sock"))
+    with httpx.Client(transport=transport, base_url="http://localhost") as client:
+        return client.get(path).raise_for_status().text
+
+
+@pytest.mark.anyio
+async def test_a_long_task_goes_on_without_a_socket_and_delivers_to_the_next(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", host.ca)
+    keys = await asyncio.to_thread(host.access, "--role", "invoke")
+    client = RuntimeClient(host.url, access_key=keys["aws_access_key_id"], secret_key=keys["aws_secret_access_key"])
+    url, headers = client.generate_ws_connection("agent1", "long-task-" + "x" * 30)
+    links: list[WebSocketTransport] = []
+
+    async def connector(url: str, headers: Mapping[str, str]) -> Transport:
+        link = await websocket(url, headers)
+        assert isinstance(link, WebSocketTransport)
+        links.append(link)
+        return link
+
+    more = additional_headers(headers)
+    async with connect(url, headers=more, input_rate=None, output_rate=None, connector=connector) as call:
+        await call.send_text("survey please")
+        seen: list[AnyEvent] = []
+        async for event in call:
+            seen.append(event)
+            if isinstance(event, ToolStarted):
+                links[0]._socket.transport.abort()
+            if isinstance(event, ToolFinished):
+                break
+    assert (len(links), call.resumes) == (2, 1)
+    assert "surveyed 5" in str(seen[-1])
+    assert len([event for event in seen if isinstance(event, SessionStarted)]) == 1
+
+
+def test_a_version_that_does_not_work_moves_nothing_and_a_rollback_goes_back(
+    host: Host, source: Callable[[str], str]
+) -> None:
+    def said(session: str = "") -> str:
+        answer: str = invoke(host, key, "it", session=session, runtime="agent2").json()["response"]
+        return answer
+
+    host.run("deploy", source("first"), "--name", "agent2")
+    key = host.key("--role", "invoke", "--subject", "roller")
+    live = "stays-on-its-version-" + "x" * 20
+    assert said(live) == "first it."
+    host.run("deploy", source("second"), "--name", "agent2")
+    broken = Path(source("third"))
+    broken.write_text("import nothing_like_it\n")
+    assert "nothing_like_it" in host.run("deploy", str(broken), "--name", "agent2", ok=2)
+    assert (said(), said(live)) == ("second it.", "first it.")
+    host.run("rollback", "agent2")
+    assert (said(), said(live)) == ("first it.", "first it.")
+    assert "failed" in host.run("versions", "agent2")
+
+
+def test_one_host_has_a_data_directory(host: Host) -> None:
+    said = host.run("host", "--port", "0", "--single", ok=2)
+    assert "running with" in said
+
+
+def test_secrets_reach_the_agent_and_nothing_else(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "reads.py").write_text(
+        AGENT.replace(
+            'Reply(text=f"VERSION {text}.")', 'Reply(text="known" if get("crm") == "hush" else "unknown")'
+        ).replace("import asyncio", "import asyncio\nfrom duologue.secrets import get", 1)
+    )
+    host.run("keys", "secret", "crm", lines="hush\n")
+    host.run("deploy", str(tmp_path / "reads.py"), "--name", "agent3", "--secret", "crm")
+    assert json.loads(host.run("invoke", "agent3", '{"prompt": "x"}'))["response"] == "known"
+    assert "hush" not in _control(host, "/agents/agent3/versions") + _control(host, "/audit") + _control(
+        host, "/secrets"
+    )
+
+
+def test_in_one_process_a_host_serves_and_ends_too(
+    tmp_path_factory: pytest.TempPathFactory, source: Callable[[str], str]
+) -> None:
+    made = Host(tmp_path_factory.mktemp("s"), "--single", "--drain-s", "1")
+    try:
+        made.run("deploy", source("single"), "--name", "alone")
+        assert invoke(made, made.key(), "x", runtime="alone").json()["response"] == "single x."
+    finally:
+        said = made.end()
+    assert made.process.returncode == 0, said

@@ -1,0 +1,216 @@
+"""Starting what was deployed: agents, ASGI apps and commands, warm and cold, and what cannot be started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import websockets
+
+from duologue.host.types import HostError
+from duologue.host.workers.messages import SOCKET_WORD
+from duologue.store import SQLiteStore
+from duologue.wire.hostlink import Accepted, Rejected
+from tests.host.workers.parts import (
+    AGENT,
+    ANYTHING,
+    HELLO,
+    SDK,
+    TENANT,
+    begin,
+    deploy,
+    do,
+    fleet,
+    gate,
+    http,
+    sdk_command,
+    spec,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_agent_is_served_over_the_link_and_journals_into_its_tenants_file(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", app=AGENT)
+    async with fleet(pool=1) as made:
+        of = spec(source, "agent", "app.py:agent")
+        probe = await made.prepare(of)
+        assert (probe.tier_used, probe.reason) == ("process", "")
+        journal = made.journals(TENANT) / "calls.sqlite"
+        worker = await made.start(of, session="call-1", epoch=3, secrets={}, journal=str(journal))
+        async with gate(worker) as link:
+            assert isinstance(await link.open("call-1", epoch=3), Accepted)
+            link.send(HELLO)
+            welcome = await link.until("welcome")
+            assert welcome["session"] == "call-1"
+            assert await worker.busy()
+            link.send('{"type":"bye","code":"hangup"}')
+            await link.closed()
+        await made.stop(worker)
+        assert worker.exit is not None
+        assert (worker.exit.reason, worker.exit.code) == ("stopped", 0)
+        store = SQLiteStore(journal)
+        try:
+            assert [entry.key for entry in store.journals(TENANT)] == ["call-1"]
+        finally:
+            store.close()
+
+
+async def test_a_stream_of_another_session_or_epoch_is_refused(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", app=AGENT)
+    async with fleet() as made:
+        worker = await begin(made, spec(source, "agent", "app.py:agent"), "mine")
+        for session, epoch in (("other", 1), ("mine", 2)):
+            async with gate(worker) as link:
+                answer = await link.open(session, epoch=epoch)
+                assert isinstance(answer, Rejected)
+                assert answer.reject.status == 409
+
+
+async def test_a_providers_protocol_is_served_over_the_link(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", app=AGENT)
+    async with fleet() as made:
+        worker = await begin(made, spec(source, "agent", "app.py:agent"), "mine")
+        async with gate(worker) as link:
+            assert isinstance(await link.open("mine", kind="openai", path="/v1/realtime"), Accepted)
+            assert (await link.text())["type"] == "session.created"
+        async with gate(worker) as link:
+            answer = await link.open("mine", kind="openai", path="/nowhere")
+            assert isinstance(answer, Rejected)
+            assert answer.reject.status == 403
+
+
+async def test_an_unmodified_sdk_app_is_served_from_a_warm_template(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main=SDK)
+    async with fleet() as made:
+        of = spec(source)
+        assert (await made.prepare(of)).tier_used == "process"
+        worker = await begin(made, of)
+        async with http(worker) as client:
+            assert (await client.get("/ping")).json()["status"] == "Healthy"
+            answer = (await client.post("/invocations", json={"prompt": "hi"})).json()
+        assert (answer["echo"], answer["pid"]) == ("hi", worker.pid)
+        async with websockets.unix_connect(worker.http, "ws://worker/ws") as socket:
+            await socket.send('{"n": 1}')
+            assert await socket.recv() == '{"heard":{"n":1}}'
+
+
+async def test_an_unmodified_sdk_app_runs_as_a_command_that_nobody_else_can_reach(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main=SDK)
+    async with fleet() as made:
+        worker = await begin(made, spec(source, "command", command=sdk_command()))
+        async with http(worker) as client:
+            assert (await client.post("/invocations", json={"prompt": "hi"})).json()["echo"] == "hi"
+        async with websockets.unix_connect(worker.http, "ws://worker/ws") as socket:
+            await socket.send('{"n": 1}')
+            assert await socket.recv() == '{"heard":{"n":1}}'
+        assert os.readlink(f"/proc/{worker.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        await made.stop(worker)
+        assert worker.exit is not None
+        assert worker.exit.reason == "stopped"
+
+
+async def test_a_command_may_listen_on_the_socket_that_it_is_given(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main=ANYTHING)
+    command = (sdk_command()[0], "-m", "uvicorn", "main:app", "--uds", SOCKET_WORD, "--log-level", "warning")
+    async with fleet() as made:
+        worker = await begin(made, spec(source, "command", command=command), token="hush")
+        assert await do(worker, "value = secrets.get('token')") == "hush"
+        assert await do(worker, "value = 'hush' in str(os.environ)") is False
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", "starts threads"),
+        ("import socket; kept['s'] = socket.socket()", "opens a socket"),
+        ("kept['f'] = open(__file__)", "opens /"),
+        ("kept['p'] = subprocess.Popen(['sleep', '60'])", "starts a process"),
+    ],
+)
+async def test_code_that_must_not_be_forked_starts_cold(tmp_path: Path, line: str, reason: str) -> None:
+    source = deploy(tmp_path / "src", main=f"{ANYTHING}\n{line}\n")
+    async with fleet() as made:
+        of = spec(source)
+        probe = await made.prepare(of)
+        assert probe.tier_used == "cold"
+        assert reason in probe.reason
+        worker = await begin(made, of)
+        assert await do(worker, "value = 6 * 7") == 42
+
+
+async def test_code_that_cannot_be_loaded_says_where(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main="x = 1\ny = 1 / 0\n")
+    async with fleet() as made:
+        with pytest.raises(HostError, match=r"main\.py:2: ZeroDivisionError") as caught:
+            await made.prepare(spec(source))
+        assert caught.value.status == 424
+        with pytest.raises(HostError, match="no 'app'"):
+            await made.prepare(spec(deploy(tmp_path / "src", main="x = 1\n"), version=2))
+
+
+async def test_a_command_that_ends_at_once_shows_its_last_words(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main="import sys; sys.exit('no licence')")
+    async with fleet(first_ping_s=20.0) as made:
+        with pytest.raises(HostError, match="no licence"):
+            await made.prepare(spec(source, "command", command=sdk_command()))
+
+
+async def test_a_host_that_is_full_refuses_early_and_says_why(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main=ANYTHING)
+    async with fleet(sessions=1) as made:
+        of = spec(source)
+        worker = await begin(made, of)
+        assert made.capacity().tokens == 0
+        with pytest.raises(HostError, match="All 1 sessions") as caught:
+            await begin(made, of, "s-2")
+        assert caught.value.status == 429
+        assert ("retry-after", "1") in caught.value.headers
+        await made.stop(worker)
+        assert made.capacity().reason == ""
+        await begin(made, of, "s-3")
+
+
+async def test_strict_isolation_is_given_or_refused(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main=ANYTHING)
+    async with fleet(cgroups="off") as made:
+        probe = await made.prepare(spec(source))
+        assert any("memory" in sentence for sentence in probe.degraded)
+        with pytest.raises(HostError, match="control group") as caught:
+            await made.prepare(spec(source, version=2, isolation="strict"))
+        assert caught.value.status == 424
+
+
+async def test_sessions_share_a_process_only_if_they_are_told_to(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", app=AGENT)
+    async with fleet() as made:
+        of = spec(source, "agent", "app.py:agent", tier="shared")
+        worker = await begin(made, of, "one")
+        await made.join(worker, session="two", epoch=4)
+        async with gate(worker) as first, gate(worker) as second:
+            assert isinstance(await first.open("one"), Accepted)
+            assert isinstance(await second.open("two", epoch=4), Accepted)
+            for link in (first, second):
+                link.send(HELLO)
+                await link.until("welcome")
+            await made.stop(worker, session="two", grace_s=2.0)
+            assert worker.sessions == {"one"}
+            await second.closed()
+            assert await worker.busy()
+            assert not worker.ended.is_set()
+        alone = await begin(made, spec(source, "agent", "app.py:agent", version=2), "three")
+        with pytest.raises(HostError, match="no other sessions"):
+            await made.join(alone, session="four", epoch=1)
+
+
+async def test_a_retired_version_keeps_its_sessions_and_takes_no_new_ones(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main=ANYTHING)
+    async with fleet(pool=2) as made:
+        of = spec(source)
+        worker = await begin(made, of)
+        await made.retire(of)
+        assert await do(worker, "value = 1") == 1
+        await made.stop(worker)
+        assert worker.exit is not None
+        assert worker.exit.code == 0  # its template stayed to learn how it ended
