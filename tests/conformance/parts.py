@@ -54,7 +54,7 @@ class Talker(ScriptedModel):
 
 
 class TalkerConnection(ScriptedConnection):
-    """Does what it is told to say. As any real model it does not answer within the very call that ends the turn."""
+    """Does what it is told to say. It answers at once, within the very call that ends the turn."""
 
     def __init__(self, model: Talker, context: Context) -> None:
         super().__init__(model, context)
@@ -67,14 +67,6 @@ class TalkerConnection(ScriptedConnection):
     def prepare(self, turn: str, *, reply: bool) -> None:
         """See Connection."""
         super().prepare(turn, reply=False)
-
-    def commit(self, turn: str) -> None:
-        """See Connection."""
-
-        async def begin() -> None:
-            super(TalkerConnection, self).commit(turn)
-
-        self._context.spawn(begin, f"answering {turn}")
 
     def respond(self, response: str, instructions: str, origin: ResponseOrigin) -> None:
         """See Connection."""

@@ -128,6 +128,13 @@ class OpenAIEngineRig(OpenAIRig):
     }
 
 
+class OpenAIManualRig(OpenAIEngineRig):
+    """With the vendor's detection off: the client also says what is a message."""
+
+    name = "openai-manual"
+    options: ClassVar[dict[str, Any]] = {"turn_detection": None, "vad": lambda: Marks(24_000)}
+
+
 class NovaRig(Rig):
     name = "nova"
     can_cancel = False
@@ -145,7 +152,6 @@ class GeminiRig(Rig):
     can_cancel = False
     can_update = False
     other_voice = "Kore"
-    keeps_tools = False
     options: ClassVar[dict[str, Any]] = {}
 
     def make(self) -> Model:
@@ -162,7 +168,24 @@ class GeminiEngineRig(GeminiRig):
     options: ClassVar[dict[str, Any]] = {"automatic_activity_detection": {"disabled": True}, "vad": Marks}
 
 
-SCRIPTED = (CascadeRig, OpenAIRig, OpenAIEngineRig, NovaRig, GeminiRig, GeminiEngineRig)
+class GeminiBlockingRig(GeminiEngineRig):
+    """As models are that wait for their functions: a call is withdrawn when the caller speaks."""
+
+    name = "gemini-blocking"
+    keeps_tools = False
+    options: ClassVar[dict[str, Any]] = {**GeminiEngineRig.options, "function_behavior": "BLOCKING"}
+
+
+SCRIPTED = (
+    CascadeRig,
+    OpenAIRig,
+    OpenAIEngineRig,
+    OpenAIManualRig,
+    NovaRig,
+    GeminiRig,
+    GeminiEngineRig,
+    GeminiBlockingRig,
+)
 
 
 # ---------------------------------------------------------------------- live

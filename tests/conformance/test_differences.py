@@ -18,6 +18,7 @@ from duologue.events import (
     ResponseFinished,
     ToolFinished,
     ToolStarted,
+    TurnCommitted,
 )
 from duologue.models import Fallback
 from duologue.testing.clock import run_virtual
@@ -25,13 +26,16 @@ from tests.conformance.caller import Call
 from tests.conformance.parts import cascade
 from tests.conformance.rigs import (
     CascadeRig,
+    GeminiBlockingRig,
     GeminiEngineRig,
     GeminiRig,
     NovaRig,
     OpenAIEngineRig,
+    OpenAIManualRig,
     OpenAIRig,
     Rig,
 )
+from tests.conformance.talk import SENTENCES
 from tests.conformance.test_common import PATIENT, slow_weather
 
 pytestmark = pytest.mark.scripted
@@ -41,6 +45,20 @@ def _sent(rig: Rig, wire: int = -1) -> list[dict[str, Any]]:
     """The client's events on a link as objects, audio left out."""
     events = [json.loads(text) if isinstance(text, str) else text for text in rig.wires[wire].sent]
     return [event for event in events if event.get("type") != "input_audio_buffer.append"]
+
+
+def _received(rig: Rig) -> list[dict[str, Any]]:
+    """The server's events on the first link, from now on."""
+    client, events = rig.wires[0].client, []
+    receive = client.receive
+
+    async def watched() -> str:
+        message: str = await receive()
+        events.append(json.loads(message))
+        return message
+
+    client.receive = watched
+    return events
 
 
 def test_what_is_declared(rig: Rig) -> None:
@@ -135,13 +153,73 @@ def test_others_stay_on_one_connection_through_silence(kind: type[Rig]) -> None:
     assert not rig.hold(case, limits=PATIENT).caller.of(ConnectionRotated)
 
 
-@pytest.mark.parametrize("kind", [OpenAIRig, NovaRig, CascadeRig])
+@pytest.mark.parametrize("kind", [OpenAIRig, OpenAIManualRig, NovaRig, GeminiRig, GeminiEngineRig, CascadeRig])
 def test_a_tool_goes_on_while_the_caller_speaks(kind: type[Rig]) -> None:
     assert _spoken_over(kind()).status == "ok"
 
 
 def test_gemini_withdraws_a_call_when_the_caller_takes_the_floor() -> None:
-    assert _spoken_over(GeminiEngineRig()).status == "cancelled"
+    assert _spoken_over(GeminiBlockingRig()).status == "cancelled"
+
+
+@pytest.mark.parametrize("kind", [OpenAIEngineRig, OpenAIManualRig])
+def test_what_the_caller_says_is_known_before_it_is_answered(kind: type[Rig]) -> None:
+    """The provider transcribes what is committed: the engine weighs it, and does not wait the longest that it may."""
+    rig = kind()
+
+    async def case(call: Call) -> None:
+        await call.speak("hello")
+        await call.event(TurnCommitted)
+        await call.answer()
+
+    call = rig.hold(case)
+    (turn,) = call.caller.of(TurnCommitted)
+    assert turn.text == "hello there"
+    assert turn.reason.startswith("turn over")
+    events = [event["type"] for event in _sent(rig)]
+    assert events.index("input_audio_buffer.commit") < events.index("response.create")
+    assert events.count("response.create") == 1
+
+
+@pytest.mark.parametrize("kind", [OpenAIRig, OpenAIEngineRig, OpenAIManualRig])
+def test_each_answer_has_the_name_that_it_was_asked_for_by(kind: type[Rig]) -> None:
+    """Also where the model answers within the step that ends the turn."""
+    rig = kind()
+    received: list[list[dict[str, Any]]] = []
+
+    async def case(call: Call) -> None:
+        received.append(_received(rig))
+        for sentence in ("hello", "stop", "hello"):
+            before = len(call.heard)
+            await call.session.send(SENTENCES[sentence])
+            await call.answer(before + 1)
+
+    call = rig.hold(case)
+    done = [event["response"] for event in received[0] if event["type"] == "response.done"]
+    named = {
+        (response["metadata"] or {}).get("duologue"): response["output"][0]["content"][0]["transcript"]
+        for response in done
+    }
+    asked = [event["response"]["metadata"]["duologue"] for event in _sent(rig) if event["type"] == "response.create"]
+    assert [named[key] for key in asked] == call.heard
+    assert set(named) == set(asked)
+
+
+def test_a_turn_that_goes_on_before_its_answer_is_transcribed_once() -> None:
+    rig = OpenAIRig()
+    received: list[list[dict[str, Any]]] = []
+
+    async def case(call: Call) -> None:
+        received.append(_received(rig))
+        await call.speak("slow")
+        await call.wait(1.2)
+        await call.speak("stop")
+        await call.hear("three")
+
+    rig.hold(case)
+    kind = "conversation.item.input_audio_transcription.completed"
+    transcripts = [event["transcript"] for event in received[0] if event["type"] == kind]
+    assert transcripts == [SENTENCES["slow"], SENTENCES["stop"]]
 
 
 def _spoken_over(rig: Rig) -> ToolFinished:

@@ -18,7 +18,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from duologue import Agent
-from duologue.errors import CredentialsError, DuologueError, ModelThrottledError
+from duologue.errors import ConfigurationError, CredentialsError, DuologueError, ModelThrottledError
 from duologue.events import ConnectionRotated, ResponseFinished
 from duologue.models import GeminiLive, NovaSonic, OpenAIRealtime
 from duologue.models.base import Model, Setup
@@ -99,10 +99,23 @@ async def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     ):
         error = await _refusal(model)
         assert type(error) is MissingCredentialsError
+        with pytest.raises(MissingCredentialsError) as at_start:
+            await model.warm_up()
+        assert str(at_start.value) == str(error), "a server that is to serve it says so when it starts"
         assert error.code == "credentials_missing"
         assert not error.retryable
         for way in tried:
             assert way in str(error), f"{model.name}: {error}"
+
+
+async def test_a_key_that_is_made_anew_for_each_connection_is_not_asked_for_before() -> None:
+    async def key() -> str:
+        raise AssertionError("nobody connects")
+
+    await OpenAIRealtime(api_key=key).warm_up()
+    await GeminiLive(api_key=key).warm_up()
+    with pytest.raises(ConfigurationError):
+        await GeminiLive(api_key=key, base_url="nowhere").warm_up()
 
 
 # ---------------------------------------------------------------------- wrong credentials

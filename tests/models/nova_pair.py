@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from duologue import Agent
@@ -16,9 +16,9 @@ from duologue.serve.nova_channel import PeerGoneError
 from duologue.serve.nova_sonic import NovaOptions, NovaServer
 from duologue.serve.options import ServeOptions
 from duologue.serve.sessions import Sessions
-from duologue.session.session import Session
 from duologue.testing.scripted import Line, ScriptedCaller
 from duologue.wire.nova_sonic import StreamException, StreamLimits
+from tests.models import pair
 from tests.real_clients.scripted_server import UTTERANCES, Scripted, echo
 
 RATE = 16_000
@@ -137,8 +137,8 @@ class Server:
         self._wire.down.put_nowait(TransportClosedError())
 
 
-class Provider:
-    """A provider of the protocol in memory. `wires` are the streams that were opened to it, oldest first."""
+class Provider(pair.Provider):
+    """A provider of the protocol in memory."""
 
     def __init__(
         self,
@@ -149,57 +149,33 @@ class Provider:
         life_s: float | None = None,
         model: Any = None,
     ) -> None:
-        self.model = model or Scripted(UTTERANCES, answer, rate=RATE)
+        model = model or Scripted(UTTERANCES, answer, rate=RATE)
+        sessions = Sessions(Agent(model=model, name="provider"), ServeOptions(studio=False), None)
+        super().__init__(model, connect_s)
         self.limits = limits or StreamLimits()
-        self._life_s = life_s
-        sessions = Sessions(Agent(model=self.model, name="provider"), ServeOptions(studio=False), None)
         self.nova = NovaServer(sessions, NovaOptions(as_model=True, limits=self.limits))
-        self.wires: list[Wire] = []
-        self.refuse: Callable[[], BaseException | None] = lambda: None
-        self._connect_s = connect_s
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._life_s = life_s
 
-    async def connect(self, model: NovaSonic) -> Any:
-        """Opens a stream: a model's `connector`."""
-        await asyncio.sleep(self._connect_s)
-        if (error := self.refuse()) is not None:
-            raise error
+    @property
+    def served(self) -> Sessions:
+        """See Provider."""
+        return self.nova.sessions
+
+    def link(self, model: NovaSonic) -> tuple[Wire, Coroutine[Any, Any, None]]:
+        """See Provider."""
         wire = Wire()
         wire.client.life_s = self._life_s
-        self.wires.append(wire)
-        task = asyncio.get_running_loop().create_task(self.nova.serve(wire.server, model.model_id))
-        self._tasks.add(task)
-        return wire.client
-
-    async def close(self) -> None:
-        """End what is served."""
-        await self.nova.sessions.close()
-        for wire in self.wires:
-            wire.up.put_nowait(None)
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        return wire, self.nova.serve(wire.server, model.model_id)
 
 
-class Call:
+class Call(pair.Call[Provider, Caller]):
     """One call of ours, through the provider."""
 
     def __init__(
         self, lines: Sequence[Line], until_s: float, provider: Provider, model: Any = None, **agent: Any
     ) -> None:
-        self.caller = Caller(lines, until_s=until_s)
-        self.provider = provider
-        self.model = model or NovaSonic(connector=provider.connect, limits=provider.limits)
-        given = {"apology": "", "idle_prompt": "", "farewell": "", **agent}
-        self.session = Agent(model=self.model, **given).session(self.caller, tool_runner="inline", id="call")
-
-    async def run(self) -> Session:
-        """Hold the call to its end."""
-        try:
-            async with self.session as session:
-                await session.wait()
-        finally:
-            await self.provider.close()
-        return self.session
+        model = model or NovaSonic(connector=provider.connect, limits=provider.limits)
+        super().__init__(Caller(lines, until_s=until_s), provider, model, **agent)
 
 
 def value_of(wire: Wire) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from duologue import Agent
@@ -15,9 +15,10 @@ from duologue.models.transport import TransportClosedError
 from duologue.serve.app import Server
 from duologue.serve.openai_realtime import Realtime
 from duologue.serve.options import ServeOptions
-from duologue.session.session import Session
+from duologue.serve.sessions import Sessions
 from duologue.testing.scripted import Line, ScriptedCaller
 from duologue.wire.openai_realtime import ServerLimits
+from tests.models import pair
 from tests.real_clients.scripted_server import UTTERANCES, Scripted, echo
 
 RATE = 24_000
@@ -119,61 +120,34 @@ class _Server:
         self._wire.down.put_nowait((code, reason))
 
 
-class Provider:
-    """A provider of the protocol in memory. `wires` are the links that were opened to it, oldest first."""
+class Provider(pair.Provider):
+    """A provider of the protocol in memory."""
 
     def __init__(
         self, *, answer: Any = echo, session_s: float = 3600.0, connect_s: float = 0.2, model: Any = None
     ) -> None:
-        self.model = model or Scripted(UTTERANCES, answer)
+        model = model or Scripted(UTTERANCES, answer)
         options = ServeOptions(studio=False, as_model=True, openai=ServerLimits(session_s=session_s))
-        self.server = Server(Agent(model=self.model, name="provider"), options)
+        super().__init__(model, connect_s)
+        self.server = Server(Agent(model=model, name="provider"), options)
         self.realtime = Realtime(self.server)
-        self.wires: list[Wire] = []
-        self.refuse: Callable[[], BaseException | None] = lambda: None
-        self._connect_s = connect_s
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def connect(self, model: OpenAIRealtime) -> Any:
-        """Opens a link: a model's `connector`."""
-        await asyncio.sleep(self._connect_s)
-        if (error := self.refuse()) is not None:
-            raise error
+    @property
+    def served(self) -> Sessions:
+        """See Provider."""
+        return self.server.sessions
+
+    def link(self, model: OpenAIRealtime) -> tuple[Wire, Coroutine[Any, Any, None]]:
+        """See Provider."""
         wire = Wire()
-        self.wires.append(wire)
-        serving = self.realtime.serve(wire.server, self.realtime._config(model.model), {}, {})
-        task = asyncio.get_running_loop().create_task(serving)
-        self._tasks.add(task)
-        return wire.client
-
-    async def close(self) -> None:
-        """End what is served."""
-        await self.server.sessions.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def sessions(self) -> list[Session]:
-        """The provider's sessions that are open."""
-        return [call.session for call in self.server.sessions._calls.values()]
+        return wire, self.realtime.serve(wire.server, self.realtime._config(model.model), {}, {})
 
 
-class Call:
+class Call(pair.Call[Provider, Caller]):
     """One call of ours, through the provider."""
 
     def __init__(
         self, lines: Sequence[Line], until_s: float, provider: Provider, model: Any = None, **agent: Any
     ) -> None:
-        self.caller = Caller(lines, until_s=until_s)
-        self.provider = provider
-        self.model = model or OpenAIRealtime(api_key="x", connector=provider.connect)
-        given = {"apology": "", "idle_prompt": "", "farewell": "", **agent}
-        self.session = Agent(model=self.model, **given).session(self.caller, tool_runner="inline", id="call")
-
-    async def run(self) -> Session:
-        """Hold the call to its end."""
-        try:
-            async with self.session as session:
-                await session.wait()
-        finally:
-            await self.provider.close()
-        return self.session
+        model = model or OpenAIRealtime(api_key="x", connector=provider.connect)
+        super().__init__(Caller(lines, until_s=until_s), provider, model, **agent)

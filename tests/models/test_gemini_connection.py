@@ -145,6 +145,7 @@ def audio(samples: int = 240, rate: int = 24_000) -> dict[str, Any]:
 
 
 OVER = content(turnComplete=True)
+BLOCKING = {"function_behavior": "BLOCKING"}
 HEARD = content(inputTranscription={"text": " hello"})
 
 
@@ -388,6 +389,73 @@ def test_calls_end_their_answer_and_results_begin_another() -> None:
         assert isinstance(service.evidence[0], b.Spoke)
         assert service.evidence[0].response == "r9"
 
+    played(script, **BLOCKING)
+
+
+def test_the_conversation_goes_on_beside_calls() -> None:
+    async def script(service: Service) -> None:
+        connection = service.connection
+        told = await service.says(HEARD, CALLED, audio(), OVER)
+        assert told[-6:] == ["ToolRequested", "ToolRequested", "Ended", "Began", "Spoke", "Ended"]
+        began = next(entry for entry in service.evidence[::-1] if isinstance(entry, b.Began))
+        assert (began.origin, began.turn) == ("respond", ""), "it may speak on in its turn; nobody asked for that"
+        service.sent()
+        connection.say("f1", "One moment.", "filler")
+        await service.flows()
+        assert service.sent(), "it is not blocked by its calls"
+        await service.says(audio(), OVER)
+        for call in "ab":
+            connection.tool_result(call, "f", "1", error=False)
+        await service.flows()
+        assert service.sent() == [], "it would speak of the first without the second"
+        told = await service.says(content(inputTranscription={"text": " and now"}))
+        connection.commit("t2")
+        await service.says(audio(), OVER)
+        began = next(entry for entry in service.evidence if isinstance(entry, b.Began))
+        assert began.turn == "t2"
+        connection.respond("r9", "", "tool")
+        await service.flows()
+        (results,) = [
+            message["toolResponse"]["functionResponses"] for message in service.sent() if "toolResponse" in message
+        ]
+        assert [(entry["id"], entry.get("scheduling")) for entry in results] == [("a", None), ("b", None)]
+        assert await service.says(audio(), OVER) == ["Spoke", "Ended"]
+        assert isinstance(service.evidence[0], b.Spoke)
+        assert service.evidence[0].response == "r9"
+
+    played(script)
+
+
+def test_an_answer_to_results_that_the_user_came_before_is_waited_for_once() -> None:
+    async def script(service: Service) -> None:
+        connection = service.connection
+        await service.says(HEARD, CALLED, OVER)
+        for call in "ab":
+            connection.tool_result(call, "f", "1", error=False)
+        connection.respond("r9", "", "tool")
+        for turn in ("t2", "t3"):
+            assert b.Ended(response="r9") not in service.evidence
+            await service.says(content(inputTranscription={"text": " and now"}))
+            connection.commit(turn)
+            ended = b.Ended(response="r9") in service.evidence
+            await service.says(audio(), OVER)
+        assert ended, "it has been spoken of with something else"
+
+    played(script)
+
+
+def test_results_that_are_told_in_other_words_are_not_spoken_of_by_themselves() -> None:
+    async def script(service: Service) -> None:
+        connection = service.connection
+        await service.says(HEARD, CALLED, OVER)
+        for call in "ab":
+            connection.tool_result(call, "f", "1", error=False)
+        connection.respond("r9", "be brief", "tool")
+        await service.flows()
+        results, told = service.sent()[-2:]
+        assert [entry["scheduling"] for entry in results["toolResponse"]["functionResponses"]] == ["SILENT"] * 2
+        assert "be brief" in told["text"]
+
     played(script)
 
 
@@ -404,7 +472,7 @@ def test_a_model_that_speaks_of_a_result_before_it_is_asked_to() -> None:
         service.connection.respond("r9", "", "tool")
         assert service.evidence[-1] == b.Ended(response="r9"), "it has been spoken of"
 
-    played(script)
+    played(script, **BLOCKING)
 
 
 def test_calls_that_are_withdrawn_are_not_answered() -> None:
@@ -444,7 +512,7 @@ def test_results_that_come_while_the_user_speaks_wait_where_the_engine_decides()
         assert len(sent[0]["toolResponse"]["functionResponses"]) == 2
         assert sent[1] == {"activityEnd": {}}
 
-    played(script, **MANUAL)
+    played(script, **MANUAL, **BLOCKING)
 
 
 # ---------------------------------------------------------------------- the engine decides

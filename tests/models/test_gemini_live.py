@@ -163,6 +163,9 @@ def test_a_tool_is_run_and_spoken_of() -> None:
     assert answers(call)[-1] == "It is rain in Oslo."
     (declared,) = call.provider.sent(part="setup")[0]["tools"][0]["functionDeclarations"]
     assert declared["parameters"]["properties"]["city"] == {"type": "STRING"}
+    assert declared["behavior"] == "NON_BLOCKING"
+    newer = GeminiLive(model="gemini-3.1-flash-live").setup(Setup(tools=(ToolSpec(name="f"),)))
+    assert newer.functions[0].behavior is None, "which only 2.5 can"
 
 
 def test_parallel_tools_are_answered_together() -> None:
@@ -172,7 +175,8 @@ def test_parallel_tools_are_answered_together() -> None:
     lines = [Line(at_s=1.0, utterance=3, seconds=1.0)]
     call = held(lines, 9.0, {"answer": answer}, tools=[get_weather, get_time])
     assert sorted(event.output for event in call.caller.of(ToolFinished)) == ["noon", "rain in Oslo"]
-    assert len(call.provider.sent(part="toolResponse")) == 2
+    (response,) = call.provider.sent(part="toolResponse")
+    assert len(response["functionResponses"]) == 2
     spoken = [event for event in call.caller.of(ResponseFinished) if event.heard]
     assert len(spoken) == 1
 
@@ -193,7 +197,8 @@ def test_a_call_is_cancelled_when_the_user_takes_the_floor() -> None:
         return echo(text, context)
 
     lines = [Line(at_s=1.0, utterance=3, seconds=1.0), Line(at_s=6.0, utterance=4, seconds=1.0)]
-    call = held(lines, 14.0, {"answer": answer}, tools=[get_weather])
+    options = {"function_behavior": "BLOCKING"}
+    call = held(lines, 14.0, {"answer": answer}, tools=[get_weather], options=options)
     (finished,) = call.caller.of(ToolFinished)
     assert finished.status == "cancelled"
     assert not call.provider.sent(part="toolResponse")

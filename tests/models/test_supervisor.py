@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from duologue import Agent
 from duologue.engine.conversation import Item
 from duologue.engine.rotation import RotationOptions
 from duologue.errors import ConfigurationError, CredentialsError, DuologueError, ModelConnectionError
@@ -31,7 +32,7 @@ from duologue.models.base import (
     Spoke,
     ToolRequested,
 )
-from duologue.models.supervisor import STALL_S, Supervisor
+from duologue.models.supervisor import HUNG_S, STALL_S, Supervisor
 from duologue.testing.clock import run_virtual
 from duologue.tools.base import ToolCall
 
@@ -592,6 +593,310 @@ def test_a_provider_that_drops_every_connection_is_given_up_within_its_budget() 
             await asyncio.sleep(5)
         assert model.attempts == 6
         assert isinstance(session.of(Lost)[0].error, DuologueError)
+
+    _virtual(scenario)
+
+
+# ---------------------------------------------------------------------- what must not be lost, nor answered twice
+
+
+def test_what_a_provider_has_not_noticed_yet_is_replayed() -> None:
+    async def scenario() -> None:
+        model = Scripted(authority="provider")  # which says nothing before the turn is over
+        session = Session(model)
+        await session.supervisor.open()
+        session.loud = False
+        await session.speak(30)
+        begun, session.loud = session.position, True
+        await session.speak(6)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(1)
+        start, end = _covered(model.links[1])
+        assert begun - RATE <= start <= begun
+        assert end == session.position
+
+    _virtual(scenario)
+
+
+def test_what_is_said_while_there_is_no_link_is_kept_however_long_that_takes() -> None:
+    async def scenario() -> None:
+        model = Scripted(plan=[0.2, ModelConnectionError("down"), 20.0], authority="provider")
+        session = Session(model, first_retry_s=4.0)
+        await session.supervisor.open()
+        session.loud = False
+        await session.speak(5)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        begun, session.loud = session.position, True
+        await session.speak(2)
+        session.loud = False
+        await session.speak(25)
+        assert _covered(model.links[1])[0] <= begun
+
+    _virtual(scenario)
+
+
+def test_an_answer_that_sounded_and_was_interrupted_is_not_given_again() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await session.speak(3)
+        session.supervisor.commit("t1")
+        answered = session.position
+        model.links[0].report(Began(response="r1", turn="t1"))
+        model.links[0].report(Spoke(response="r1", pcm=bytes(4800)))
+        await session.speak(1)
+        session.supervisor.cancel("r1")  # the user barged in
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(1)
+        assert _covered(model.links[1]) == (answered, session.position)
+        assert model.links[1].log == [("begin",)]
+
+    _virtual(scenario)
+
+
+def test_a_turn_that_was_taken_back_is_heard_whole_by_the_next_link() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await session.speak(3)
+        session.supervisor.commit("t1")
+        model.links[0].report(Began(response="r1", turn="t1"))
+        model.links[0].report(Spoke(response="r1", pcm=bytes(4800)))
+        session.supervisor.reopen("t1")  # before anybody heard it, the user went on
+        await session.speak(1)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(1)
+        assert _covered(model.links[1]) == (0, session.position)
+
+    _virtual(scenario)
+
+
+def test_a_cut_at_the_very_end_of_an_answer_does_not_replay_what_it_answered() -> None:
+    async def scenario() -> None:
+        model = Scripted(connection_s=100.0)
+        session = Session(model, early_s=50, jitter=0)
+        await session.supervisor.open()
+        session.loud = False
+        await session.speak(40)
+        session.supervisor.quiet(False)
+        session.loud = True
+        await session.speak(3)
+        session.loud = False
+        session.supervisor.commit("t1")
+        answered = session.position
+        model.links[0].report(Began(response="r1", turn="t1"))
+        await session.speak(7.5)
+        assert len(model.links) == 2
+        session.supervisor.quiet(True)
+        model.links[0].report(Spoke(response="r1", pcm=bytes(4800)))
+        model.links[0].report(Ended(response="r1"))  # it is quiet now: the successor takes over within this call
+        assert session.rotations[0][2] == "planned"
+        assert model.links[1].heard[0][0] >= answered
+
+    _virtual(scenario)
+
+
+def test_the_beginning_of_another_turn_belongs_to_it_though_the_provider_was_slow() -> None:
+    async def scenario() -> None:
+        model = Scripted(authority="provider")
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await session.speak(3)
+        ended = session.position
+        await session.speak(2)  # the user has begun another turn by now
+        model.links[0].report(ProviderSpeech(fact="stopped", position=ended))
+        session.items = [Item(kind="user", id="t1", text="where next")]
+        session.supervisor.commit("t1")
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(1)
+        start, end = _covered(model.links[1])
+        assert ended <= start <= ended + RATE // 4
+        assert end == session.position
+
+    _virtual(scenario)
+
+
+def test_the_history_of_an_interrupted_answer_keeps_the_turn_that_it_answers() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.items = [Item(kind="user", id="t1", text="where next")]
+        session.supervisor.commit("t1")
+        model.links[0].report(Began(response="r1", turn="t1"))
+        model.links[0].report(Spoke(response="r1", pcm=bytes(4800)))
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await asyncio.sleep(1)
+        assert [item.text for item in model.links[1].history] == ["where next"]
+        assert [entry[0] for entry in model.links[1].log] == ["begin", "respond"]
+
+    _virtual(scenario)
+
+
+def test_nobody_is_made_to_go_on_into_what_the_user_says() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.respond("r1", "", "tool")
+        model.links[0].report(Began(response="r1", origin="tool"))
+        await session.speak(1)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(2)
+        assert model.links[1].log == [("begin",)]
+        assert session.of(Ended) == [Ended(response="r1", status="cancelled")]
+
+    _virtual(scenario)
+
+
+@pytest.mark.parametrize("echo", [True, False])
+def test_an_echo_of_the_agent_is_told_from_the_user(echo: bool) -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.commit("t1")
+        model.links[0].report(Began(response="r1", turn="t1"))
+        model.links[0].report(Spoke(response="r1", pcm=bytes(48_000)))  # a second
+        await session.speak(0.5)
+        model.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await session.speak(0.5)
+        session.loud = not echo
+        await session.speak(1)
+        asked = [entry[0] for entry in model.links[1].log]
+        assert asked == (["begin", "respond"] if echo else ["begin"])
+
+    _virtual(scenario)
+
+
+# ---------------------------------------------------------------------- when it is time
+
+
+def test_a_planned_rotation_lets_an_answer_be_made_to_its_end() -> None:
+    async def scenario() -> None:
+        model = Scripted(connection_s=100.0)
+        session = Session(model, early_s=20, force_s=8, jitter=0)
+        await session.supervisor.open()
+        session.supervisor.quiet(False)
+        await asyncio.sleep(85)
+        session.supervisor.commit("t1")
+        old = model.links[0]
+        old.report(Began(response="r1", turn="t1"))
+        for _ in range(18):  # to beyond the time at which a speaking user would be cut over
+            old.report(Spoke(response="r1", pcm=bytes(24_000)))
+            await asyncio.sleep(0.5)
+        assert session.rotations == []
+        old.report(Ended(response="r1"))
+        assert session.rotations[0][2] == "planned (forced)"
+        assert session.of(Ended) == [Ended(response="r1")]
+        assert model.links[1].log == [("begin",)], "nothing is to be gone on with"
+
+    _virtual(scenario)
+
+
+def test_a_change_waits_for_the_answer_to_what_was_just_said() -> None:
+    async def scenario() -> None:
+        model = Scripted(connection_s=100.0, authority="provider")  # which says nothing before the turn is over
+        session = Session(model, early_s=50, jitter=0)
+        await session.supervisor.open()
+        session.loud = False
+        await session.speak(48)
+        session.loud = True
+        await session.speak(4)
+        session.loud = False
+        await session.speak(1)
+        assert len(model.links) == 2
+        assert session.rotations == []
+        session.supervisor.commit("t1")
+        _answer(model.links[0], "r1", "t1")
+        await session.speak(3)
+        assert session.rotations[0][2] == "planned"
+
+    _virtual(scenario)
+
+
+def test_an_answer_that_stops_in_the_middle_is_noticed_soon_after_it_falls_silent() -> None:
+    async def scenario() -> None:
+        one, two = Scripted("one"), Scripted("two")
+        session = Session(Fallback([one, two]))
+        await session.supervisor.open()
+        session.supervisor.commit("t1")
+        one.links[0].report(Began(response="r1", turn="t1"))
+        one.links[0].report(Spoke(response="r1", pcm=bytes(48_000 * 3)))  # three seconds at once
+        await asyncio.sleep(3 + HUNG_S - 0.1)
+        assert session.rotations == [], "it is still being played"
+        await asyncio.sleep(0.5)
+        assert session.rotations[0][1] == "two", "not tried again where it stalled"
+        assert one.attempts == 1
+
+    _virtual(scenario)
+
+
+def test_an_answer_that_waits_for_its_tools_has_not_stopped() -> None:
+    async def scenario() -> None:
+        model = Scripted()
+        session = Session(model)
+        await session.supervisor.open()
+        session.supervisor.commit("t1")
+        model.links[0].report(Began(response="r1", turn="t1"))
+        model.links[0].report(Spoke(response="r1", pcm=bytes(4800)))
+        model.links[0].report(ToolRequested(response="r1", call=ToolCall(id="c1", name="pay")))
+        await asyncio.sleep(HUNG_S * 3)
+        assert session.rotations == []
+
+    _virtual(scenario)
+
+
+def test_a_provider_that_hangs_is_not_waited_for_while_there_is_another() -> None:
+    async def scenario() -> None:
+        one, two = Scripted("one", plan=[0.2, 1e6]), Scripted("two")
+        session = Session(Fallback([one, two]))
+        await session.supervisor.open()
+        await asyncio.sleep(5)
+        one.links[0].report(Lost(error=ModelConnectionError("reset")))
+        await asyncio.sleep(1.5)
+        assert session.rotations[0][1] == "two"
+
+    _virtual(scenario)
+
+
+def test_a_consumer_that_hangs_in_its_receive_loop_holds_no_rotation_up() -> None:
+    async def scenario() -> None:
+        model = Scripted(connection_s=20.0)
+        async with Agent(model=model, idle_prompt="").session(text_only=True) as session:
+
+            async def consume() -> None:
+                async for _ in session.receive():
+                    await asyncio.Event().wait()
+
+            hanging = asyncio.ensure_future(consume())
+            await asyncio.sleep(65)
+            assert len(model.links) >= 6
+            assert [link.closed for link in model.links][:-2] == [True] * (len(model.links) - 2)
+            hanging.cancel()
+
+    _virtual(scenario)
+
+
+def test_a_consumer_that_stops_the_session_during_a_rotation_is_not_kept_waiting() -> None:
+    async def scenario() -> None:
+        model = Scripted(connection_s=20.0, plan=[0.2, 5.0])
+        async with Agent(model=model, idle_prompt="").session(text_only=True) as session:
+            await asyncio.sleep(12)  # the successor is being opened
+            assert model.attempts == 2
+            begin = asyncio.get_running_loop().time()
+            async for _ in session.receive():
+                await session.send("hello")
+                await session.stop()
+                break
+            assert asyncio.get_running_loop().time() - begin < 6
+        await asyncio.sleep(10)
+        assert all(link.closed for link in model.links)
 
     _virtual(scenario)
 

@@ -332,6 +332,7 @@ async def test_our_socket_and_setup_are_the_sdks(monkeypatch: pytest.MonkeyPatch
         name="get_weather",
         description="The weather.",
         parameters=types.Schema.model_validate(WEATHER["parameters"]),
+        behavior=types.Behavior.NON_BLOCKING,
     )
     with authority.cert_pem.tempfile() as ca:
         monkeypatch.setenv("SSL_CERT_FILE", ca)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import socket
 from pathlib import Path
@@ -31,6 +32,7 @@ from duologue.events import (
 )
 from duologue.models import NovaSonic
 from duologue.models.refusals import MissingCredentialsError, RegionError, UnknownModelError
+from duologue.models.transport import TransportClosedError
 from duologue.wire.nova_sonic import StreamLimits, inputs
 from tests.real_clients.nova_server import KEY, RATE, SECRET, nova, use_credentials
 from tests.real_clients.scripted_server import speech
@@ -461,6 +463,36 @@ async def test_a_server_that_is_not_there_or_not_trusted_is_told_in_time(
         patch.delenv("SSL_CERT_FILE")
         with pytest.raises(ModelConnectionError, match="Nova Sonic"):
             await _open_alone(NovaSonic(endpoint_url=server.url))
+
+
+async def test_giving_up_leaves_nothing_behind_for_the_sdk_to_complain_of(
+    patch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A future of the CRT's that was cancelled with our wait would be set all the same, later, in a thread of its own."""
+    from smithy_http.aio.crt import AIOHttpClientConnectionUnified as Connection
+
+    futures: list[concurrent.futures.Future[Any]] = []
+    make = Connection._generic_new
+
+    def watched(*args: Any, **options: Any) -> concurrent.futures.Future[Any]:
+        futures.append(make(*args, **options))
+        return futures[-1]
+
+    patch.setattr(Connection, "_generic_new", watched)
+    use_credentials(patch, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never shakes hands
+        async with NovaSonic(endpoint_url=f"https://127.0.0.1:{silent.getsockname()[1]}").connect() as stream:
+            await stream.send(inputs.SessionStart())
+            waiting = asyncio.ensure_future(stream.transport.answered())
+            peer, _ = await asyncio.to_thread(silent.accept)
+        with pytest.raises(TransportClosedError):
+            await waiting
+        (future,) = futures
+        assert not future.done()
+        peer.close()
+    await asyncio.to_thread(concurrent.futures.wait, futures, PATIENCE)
+    assert not future.cancelled()
+    assert future.exception() is not None
 
 
 async def _open_alone(model: NovaSonic) -> None:

@@ -228,6 +228,89 @@ async def test_the_client_may_keep_turns_to_itself() -> None:
         assert heard.said == "You said hello there stop please."
 
 
+_TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
+
+
+async def _configure(connection: AsyncRealtimeConnection, detection: Any) -> None:
+    audio = {"input": {"transcription": {"model": "whisper-1"}, "turn_detection": detection}}
+    session: Any = {"type": "realtime", "audio": audio}
+    await connection.session.update(session=session)
+
+
+async def test_each_message_that_the_client_commits_is_transcribed_for_itself() -> None:
+    async with _served() as server, _connected(server) as connection:
+        heard = Heard(connection)
+        await _configure(connection, None)
+        for utterance, text in ((1, "hello there"), (0, ""), (4, "stop please")):
+            await _say(connection, speech(utterance, 1.0))
+            await connection.input_audio_buffer.commit()
+            committed = await heard.until("input_audio_buffer.committed")
+            transcribed = await heard.until(_TRANSCRIBED)
+            assert (transcribed.item_id, transcribed.transcript) == (committed.item_id, text)
+        assert not {"response.created", "input_audio_buffer.speech_started"} & set(heard.types)
+        await connection.response.create()
+        await heard.until("response.done")
+        assert heard.said == "You said hello there stop please."
+        assert heard.types.count(_TRANSCRIBED) == 3
+        assert session_of(server).history[0].text == "hello there stop please"
+
+
+async def test_a_message_that_the_client_takes_back_is_not_answered() -> None:
+    async with _served() as server, _connected(server) as connection:
+        heard = Heard(connection)
+        await _configure(connection, None)
+        await _say(connection, speech(4, 1.0))
+        await connection.input_audio_buffer.commit()
+        transcribed = await heard.until(_TRANSCRIBED)
+        await connection.conversation.item.delete(item_id=transcribed.item_id)
+        await heard.until("conversation.item.deleted")
+        await _say(connection, speech(1, 1.0))
+        await connection.input_audio_buffer.commit()
+        await connection.response.create()
+        await heard.until("response.done")
+        assert heard.said == "You said hello there."
+
+
+@pytest.mark.parametrize("interrupts", [True, False])
+async def test_a_client_that_only_keeps_answers_to_itself_is_told_of_its_turns(interrupts: bool) -> None:
+    """As the vendor's detection does without `create_response`: it makes a message of each pause."""
+    async with _served() as server, _connected(server) as connection:
+        heard = Heard(connection)
+        detection = {"type": "server_vad", "create_response": False, "interrupt_response": interrupts}
+        await _configure(connection, detection)
+        for utterance, text in ((1, "hello there"), (4, "stop please")):
+            await _say(connection, speech(utterance, 1.0) + speech(0, 0.3))
+            before = len(heard.types)
+            transcribed = await heard.until(_TRANSCRIBED)
+            assert transcribed.transcript == text
+            assert [kind for kind in heard.types[before:] if kind.startswith("input_audio_buffer")] == [
+                "input_audio_buffer.speech_started",
+                "input_audio_buffer.speech_stopped",
+                "input_audio_buffer.committed",
+            ]
+        await connection.response.create()
+        await heard.until("response.done")
+        assert heard.said == "You said hello there stop please."
+        assert heard.types.count(_TRANSCRIBED) == 2
+
+
+async def test_what_is_said_over_the_agent_is_heard_once_the_client_has_silenced_it() -> None:
+    async with _served() as server, _connected(server) as connection:
+        heard = Heard(connection)
+        detection = {"type": "server_vad", "create_response": False, "interrupt_response": False}
+        await _configure(connection, detection)
+        await _say(connection, speech(2, 1.0) + speech(0, 0.3))
+        await heard.until(_TRANSCRIBED)
+        await connection.response.create()
+        done = await heard.until("response.done")
+        item = done.response.output[0].id
+        await _say(connection, speech(4, 1.0) + speech(0, 0.3))
+        await connection.conversation.item.truncate(item_id=item, content_index=0, audio_end_ms=1000)
+        await heard.until("conversation.item.truncated")
+        await _say(connection, speech(0, 0.3))
+        assert (await heard.until(_TRANSCRIBED)).transcript == "stop please"
+
+
 async def test_cancel_ends_the_answer_and_the_link_goes_on() -> None:
     async with _served() as server, _connected(server) as connection:
         heard = Heard(connection)

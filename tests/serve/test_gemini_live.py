@@ -331,6 +331,65 @@ def test_handles_come_with_turns_and_not_in_the_middle_of_a_call() -> None:
     assert peer.got[-1]["sessionResumptionUpdate"]["resumable"] is True
 
 
+@pytest.mark.parametrize("behavior", ["NON_BLOCKING", "BLOCKING"])
+def test_the_conversation_goes_on_beside_functions_that_are_declared_so(behavior: str) -> None:
+    called: list[str] = []
+
+    async def script(peer: Peer, server: Server) -> None:
+        peer.realtime(text="weather")
+        await asyncio.sleep(1)
+        (call,) = [entry for message in peer.got for entry in message.get("toolCall", {}).get("functionCalls", ())]
+        called.append(call["id"])
+        peer.realtime(activityStart={})
+        peer.says(1, 1.0)
+        peer.says(0, 2.0)
+        peer.realtime(activityEnd={})
+        await asyncio.sleep(8)
+        result = {"id": call["id"], "name": call["name"], "response": {"output": "rain"}}
+        peer.send({"toolResponse": {"functionResponses": [result]}})
+        await asyncio.sleep(4)
+
+    functions = [{"name": "get_weather", "behavior": behavior}]
+    tools = [{"functionDeclarations": functions}]
+    peer = held(script, setup={"tools": tools, "sessionResumption": {}, **MANUAL})
+    withdrawn = [message["toolCallCancellation"]["ids"] for message in peer.got if "toolCallCancellation" in message]
+    at = next(n for n, message in enumerate(peer.got) if "toolCall" in message)
+    after = [name for message in peer.got[at + 1 :] for name in message.get("serverContent", message)]
+    handles = [message.get("sessionResumptionUpdate", {}) for message in peer.got[at + 1 :]]
+    if behavior == "NON_BLOCKING":
+        assert peer.said() == "You said hello there.It is rain."
+        assert not withdrawn
+        assert "interrupted" not in after, "the model's turn was over"
+        assert next(name for name in after if name not in ("sessionResumptionUpdate", "usageMetadata")) == (
+            "generationComplete"
+        )
+        assert [bool(handle["newHandle"]) for handle in handles if "newHandle" in handle] == [True]
+    else:
+        assert peer.said() == "You said hello there."
+        assert withdrawn == [called]
+
+
+def test_a_result_may_interrupt() -> None:
+    before: list[int] = []
+
+    async def script(peer: Peer, server: Server) -> None:
+        peer.realtime(text="weather")
+        await asyncio.sleep(1)
+        (call,) = [entry for message in peer.got for entry in message.get("toolCall", {}).get("functionCalls", ())]
+        peer.realtime(text="story")
+        await asyncio.sleep(3)
+        before.append(len(peer.got))
+        result = {"id": call["id"], "name": call["name"], "response": {"output": "rain"}, "scheduling": "INTERRUPT"}
+        peer.send({"toolResponse": {"functionResponses": [result]}})
+        await asyncio.sleep(4)
+
+    functions = [{"name": "get_weather", "behavior": "NON_BLOCKING"}]
+    peer = held(script, setup={"tools": [{"functionDeclarations": functions}]})
+    after = [name for message in peer.got[before[0] :] for name in message.get("serverContent", ())]
+    assert after[0] == "interrupted", "the story"
+    assert peer.said().endswith("It is rain.")
+
+
 def test_a_client_that_sends_no_setup_is_closed() -> None:
     async def script(peer: Peer, server: Server) -> None:
         await asyncio.sleep(3)

@@ -227,7 +227,7 @@ async def test_other_rates_in_and_out(tmp_path: Path) -> None:
         samples = sum(len(body["content"]) * 3 // 4 for name, body in events if name == "audioOutput") // 2
         assert samples == pytest.approx(len("You said hi.") / 15 * 8000, rel=0.05)
         (call,) = server.server.sessions._calls.values()
-        assert call.session._media_end == pytest.approx(8000, abs=200), "half a second, at the house's rate"
+        assert call.session.intake.media_end == pytest.approx(8000, abs=200), "half a second, at the house's rate"
 
 
 async def test_a_client_that_does_not_read_gets_no_more_than_its_window(tmp_path: Path) -> None:

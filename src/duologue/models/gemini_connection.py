@@ -83,12 +83,16 @@ class Resume(msgspec.Struct, frozen=True):
 
 
 class _Asked:
-    """An answer that was asked for and has not begun. `text` is what asks for it; None: tool results do."""
+    """An answer that was asked for and has not begun. `text` is what asks for it; None: tool results do.
+
+    `outlived`: the user has said something since, which was answered first.
+    """
 
     def __init__(self, response: str, text: str | None) -> None:
         self.response = response
         self.text = text
         self.sent = text is None
+        self.outlived = False
 
 
 class _Making:
@@ -125,6 +129,7 @@ class GeminiConnection(Connection):
         self._notes: list[str] = []
         self._late: list[str] = []  # results that only text can carry, until an answer is asked for
         self._results: list[g.FunctionResponse] = []
+        self._called_on = False  # calls came in the model's turn, in which it may speak on while they run
         self._tools: Literal["none", "given", "spoken"] = "none"  # results on this connection: what came of them
         self._resampler: Resampler | None = None
         turns = ProviderTurns if model.automatic else EngineTurns
@@ -270,7 +275,10 @@ class GeminiConnection(Connection):
         typed, self._typed = self._typed, ""
         if not self.usable:
             return
-        for asked in [entry for entry in self._asked if entry.text is not None or entry.sent]:
+        for asked in list(self._asked):
+            if asked.text is None and self.model.background and not asked.outlived:
+                asked.outlived = True
+                continue
             self._asked.remove(asked)
             self._over(asked.response, "cancelled" if asked.text is not None else "completed")
         if typed and self._current is not None:
@@ -303,6 +311,13 @@ class GeminiConnection(Connection):
         """See Connection. The model goes on by itself once it has its tools' results."""
         self.context.report(Began(response=response, origin=origin))
         late, self._late = self._late, []
+        told_now = not late and not instructions
+        if self._results and self.model.background:
+            # All results of a request at once, when the floor is free for what the model says of them.
+            self._give_results(self.model.scheduling if told_now else "SILENT")
+            if told_now:
+                self._asked.append(_Asked(response, None))
+                return
         if origin in ("tool", "farewell") and not late and not instructions:
             if self._tools == "spoken" or self.protocol.calls:
                 self._over(response, "completed")  # it has been spoken of, or waits for the rest
@@ -317,7 +332,7 @@ class GeminiConnection(Connection):
     def say(self, response: str, text: str, origin: ResponseOrigin) -> None:
         """See Connection. The provider has no verbatim speech: it is instructed. While it waits for a tool it says nothing."""
         self.context.report(Began(response=response, origin=origin))
-        if origin == "filler" and self.protocol.calls:
+        if origin == "filler" and self.protocol.calls and not self.model.background:
             self._over(response, "cancelled")
         else:
             self._ask(response, _VERBATIM + text)
@@ -383,20 +398,23 @@ class GeminiConnection(Connection):
         if call not in self.protocol.calls:
             self._late.append(f"[{result_text(name, text, failed=error)}]")
             return
-        self._tools = "given"
-        answer = g.FunctionResponse(
-            id=call, name=name, response=result(text, error=error), scheduling=self.model.scheduling
-        )
+        answer = g.FunctionResponse(id=call, name=name, response=result(text, error=error))
         self._results.append(answer)
+        if self.model.background:
+            return  # until an answer to it is wanted
+        self._tools = "given"
         if not (isinstance(self.turns, EngineTurns) and self.protocol.activity):
             self.user_ready()  # else the model would speak into the user's turn
 
     def user_ready(self) -> None:
         """Results that were held while the user spoke go now (see Owner)."""
-        if self._results and self.usable:
-            results, self._results = self._results, []
-            self.protocol.answer(results)
-            self._wake.set()
+        if self._results and self.usable and not self.model.background:
+            self._give_results(self.model.scheduling)
+
+    def _give_results(self, scheduling: g.Scheduling | None) -> None:
+        results, self._results = self._results, []
+        self.protocol.answer([msgspec.structs.replace(result, scheduling=scheduling) for result in results])
+        self._wake.set()
 
     def update(self, setup: Setup) -> None:
         """See Connection. Models that take no update are given a new connection instead; so is a new voice."""
@@ -427,7 +445,8 @@ class GeminiConnection(Connection):
         tools, waiting = self._tools, bool(self._asked) and self._asked[0].sent
         if tools == "given":
             self._tools = "spoken"
-        turn = self.turns.answered(unasked=tools != "given" and not waiting and not self._made)
+        expected = tools == "given" or waiting or self._made or self._called_on
+        turn = self.turns.answered(unasked=not expected)
         if not turn and waiting:
             self._current = self._making(self._asked.popleft().response)
             return self._current
@@ -480,6 +499,7 @@ class GeminiConnection(Connection):
             )
             return
         self._tools = "none"
+        self._called_on = self.model.background
         for call in e.calls:
             asked = ToolCall(id=call.id, name=call.name, arguments=dict(call.args or {}))
             self.context.report(ToolRequested(response=making.response, call=asked))
@@ -503,7 +523,7 @@ class GeminiConnection(Connection):
             self.user_ready()
 
     def _turn_over(self, e: m.TurnOver) -> None:
-        self._dropping = self._made = False
+        self._dropping = self._made = self._called_on = False
         if e.reason:
             logger.debug("the turn was ended: %s", e.reason)
         self._end_current()
@@ -528,7 +548,7 @@ class GeminiConnection(Connection):
             self.turns.no_answer()
 
     def _interrupted(self, e: m.Interrupted) -> None:
-        self._dropping = self._made = False  # what still comes of it is fenced off by its meaning
+        self._dropping = self._made = self._called_on = False  # what still comes of it is fenced off by its meaning
         making = self._current
         self.turns.interrupted()
         if making is not None and self._current is making:

@@ -49,10 +49,12 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         history_first: `clientContent` is only for the history, before anything else, as `historyConfig` says (3.x).
+        background_tools: the conversation goes on while functions run that are declared so (2.5).
         context_update: instructions and tools can be changed in mid-session (3.8).
     """
 
     history_first: bool = False
+    background_tools: bool = False
     context_update: bool = False
 
     @classmethod
@@ -60,7 +62,11 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
         """Those of a model by its name; a name that says no generation is taken for 2.5."""
         found = re.search(r"gemini-(?:live-)?(\d+)(?:\.(\d+))?", model)
         generation = (int(found.group(1)), int(found.group(2) or 0)) if found is not None else (2, 5)
-        return cls(history_first=generation >= (3, 0), context_update=generation >= (3, 8))
+        return cls(
+            history_first=generation >= (3, 0),
+            background_tools=generation == (2, 5),
+            context_update=generation >= (3, 8),
+        )
 
 
 class GeminiLive(Model):
@@ -89,8 +95,9 @@ class GeminiLive(Model):
         enable_affective_dialog, proactive_audio: as the vendor's.
         input_audio_transcription, output_audio_transcription: whether both sides are transcribed. Without the first nobody knows
             what the user said; without the second, what the agent did.
-        function_behavior: ``"NON_BLOCKING"`` lets the model talk on while tools run (2.5); `scheduling` says when it speaks of
-            the result: ``"INTERRUPT"``, ``"WHEN_IDLE"`` or ``"SILENT"``.
+        function_behavior: ``"NON_BLOCKING"`` lets the conversation go on while tools run; ``"BLOCKING"`` has the model wait, and
+            withdraw the calls when the user speaks. None: the first where the model can (2.5). `scheduling` says when it speaks
+            of a result: ``"INTERRUPT"``, ``"WHEN_IDLE"`` (the vendor's default) or ``"SILENT"``.
         google_search: the model may search.
         session_s: life of a connection, seconds; a session that lives longer goes on over the next one.
         vad: makes our own voice activity detector; default: Silero where the engine decides, else none.
@@ -189,7 +196,11 @@ class GeminiLive(Model):
         )
         self._proactivity = None if proactive_audio is None else g.Proactivity(proactive_audio=proactive_audio)
         self._transcribes = input_audio_transcription, output_audio_transcription
+        if function_behavior is None and self.abilities.background_tools:
+            function_behavior = "NON_BLOCKING"
         self._behavior = function_behavior
+        #: whether the conversation goes on while tools run
+        self.background = function_behavior == "NON_BLOCKING"
         self._google_search = google_search
         self._capabilities = Capabilities(
             authority="provider" if self.automatic else "engine",
@@ -220,6 +231,17 @@ class GeminiLive(Model):
         from .gemini_open import open_connection
 
         return await open_connection(self, context)
+
+    async def warm_up(self) -> None:
+        """See Model. Finds out whether there is a key, and whether the address is one.
+
+        A function that makes keys is asked by connections alone.
+        """
+        if self._connector is None:
+            from .gemini_transport import address, key_of
+
+            key = "" if callable(self.api_key) else key_of(self.api_key)[0]
+            address(self.base_url, self.api_version, key)
 
     @asynccontextmanager
     async def connect(

@@ -126,21 +126,26 @@ def address(base_url: str | None, api_version: str, key: str) -> tuple[str, dict
     return f"{scheme}://{parts.netloc}{path}", headers
 
 
+def key_of(given: str | None) -> tuple[str, str]:
+    """The key, and where it was found. `given`: by the option. Raises MissingCredentialsError."""
+    if given:
+        return given, "the option api_key"
+    if key := os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY"):
+        return key, "GOOGLE_API_KEY or GEMINI_API_KEY"
+    raise MissingCredentialsError(
+        "There is no Gemini API key. Tried: the option api_key, the environment variables GOOGLE_API_KEY and "
+        "GEMINI_API_KEY.",
+        hint="Set one of them.",
+    )
+
+
 async def connect(model: GeminiLive) -> Transport:
     """Open a WebSocket. Raises CredentialsError and others within seconds."""
     from websockets.asyncio.client import connect as open_socket
     from websockets.exceptions import InvalidHandshake, InvalidStatus
 
     given = model.api_key() if callable(model.api_key) else model.api_key
-    key = given if given is None or isinstance(given, str) else await given
-    source = "the option api_key" if key else "GOOGLE_API_KEY or GEMINI_API_KEY"
-    key = key or os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY")
-    if not key:
-        raise MissingCredentialsError(
-            "There is no Gemini API key. Tried: the option api_key, the environment variables GOOGLE_API_KEY and "
-            "GEMINI_API_KEY.",
-            hint="Set one of them.",
-        )
+    key, source = key_of(given if given is None or isinstance(given, str) else await given)
     url, headers = address(model.base_url, model.api_version, key)
     where = url.split("/ws/")[0]
     try:

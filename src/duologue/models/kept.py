@@ -12,8 +12,8 @@ KEEP_S = 60.0
 PREROLL_S = 1.0
 #: longest that is kept while nobody is said to speak, and it only sounds as if somebody did (seconds)
 _UNSURE_S = 20.0
-#: sound that long apart belongs together: no provider takes so long to end a turn
-_HANG_S = 2.5
+#: sound that long ago may still be a turn of which a provider that lags behind has not said anything
+_HANG_S = 8.0
 #: silence after which nobody is speaking any more, as far as levels tell; and after which no answer is about to come
 _PAUSE_S, _WAIT_S = 0.4, 2.0
 #: RMS from which a frame is sound: at least (-55 dBFS), times the room's noise (12 dB), at most (-30 dBFS)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: bytes of history that are replayed; the documented limit is 40 KB in all, blocks and words of ours included
 HISTORY_BYTES = 36_000
+#: entries of it; each is three events, which a connection must be able to hold while the service takes them
+HISTORY_ITEMS = 400
 _OPTIONS = (
     *("model_id", "region", "profile", "endpoint_url", "voice", "audio", "temperature", "top_p", "max_tokens"),
     *("endpointing_sensitivity", "tool_choice", "limits", "vad", "on_wire", "connector"),
@@ -129,6 +131,7 @@ class NovaSonic(Model):
             connection_s=self.limits.connection_s,
             can_update=False,
             history_bytes=HISTORY_BYTES,
+            history_items=HISTORY_ITEMS,
             voices=VOICE_IDS if endpoint_url is None else (),
             languages=LANGUAGES,
         )

@@ -2,13 +2,17 @@
 
 Traps of the SDK that are met here: its default transport refuses duplex streams; without credentials it hangs, so they are
 found first and held still for the stream (a chain of signatures does not survive a refresh in the middle); its `send` buffers and
-never tells of a dead stream; its `close` waits for a server that may be gone. So every wait is bounded.
+never tells of a dead stream; its `close` waits for a server that may be gone. So every wait is bounded. And a wait for the CRT
+that is given up cancels the CRT's own future, which the CRT sets all the same, up to 22 s later, and complains of it on the
+terminal: no wait of ours is passed on to it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +22,8 @@ from .nova_errors import error_of_name
 from .transport import Transport, TransportClosedError, Watched
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from .nova_sonic import NovaSonic
 
 logger = logging.getLogger("duologue.models.nova_sonic")
@@ -155,9 +161,24 @@ def _seen(task: asyncio.Task[Any]) -> None:
 
 
 async def _bounded(work: Any) -> None:
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(_CLOSE_S):
-            await work
+    """Wait for `work`, but not for long; then it goes on by itself."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_seen)
+    await asyncio.wait({task}, timeout=_CLOSE_S)
+
+
+async def _patiently(future: concurrent.futures.Future[Any]) -> Any:
+    """The result of a future of the CRT's, which learns nothing of it if this is given up."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+
+    def done(_: concurrent.futures.Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(over.set)
+
+    future.add_done_callback(done)
+    await over.wait()
+    return future.result()
 
 
 class _Fixed:
@@ -187,21 +208,52 @@ class _Sdk:
             from aws_sdk_bedrock_runtime.client import AsyncBedrockRuntimeClient
             from aws_sdk_bedrock_runtime.config import AsyncBedrockRuntimeConfig
             from smithy_aws_core.identity.components import AWSCredentialsIdentity
-            from smithy_http.aio.crt import AWSCRTHTTPClient
+            from smithy_http.aio.crt import AWSCRTHTTPClient, AWSCRTHTTPResponse
+
+            crt = importlib.import_module("awscrt.aio.http")  # it has no types
         except ImportError as error:
             raise MissingDependencyError(
                 f"Nova Sonic needs aws-sdk-bedrock-runtime[awscrt] 0.10 or newer ({error}).",
                 hint="Install it with: pip install 'duologue[nova-sonic]'",
             ) from error
 
+        class Body(AWSCRTHTTPResponse):
+            """A response whose reader may be given up."""
+
+            async def chunks(self) -> AsyncGenerator[bytes]:
+                while True:
+                    # It ends with the connection, if not before.
+                    reading = asyncio.ensure_future(self._stream.get_next_response_chunk())
+                    reading.add_done_callback(_seen)
+                    if not (chunk := await asyncio.shield(reading)):
+                        return
+                    yield chunk
+
         class Http(AWSCRTHTTPClient):
             """The SDK's client over the CRT, which alone carries duplex streams."""
+
+            async def _build_new_connection(self, url: Any) -> Any:
+                tls = self._tls_ctx.new_connection_options()
+                tls.set_server_name(url.host)
+                tls.set_alpn_list(["h2", "http/1.1"])
+                future = crt.AIOHttpClientConnectionUnified._generic_new(
+                    url.host,
+                    url.port or self._HTTPS_PORT,
+                    self._client_bootstrap,
+                    self._socket_options,
+                    tls,
+                    None,  # no proxy
+                    asyncio_connection=True,
+                )
+                return await _patiently(future)
 
             async def _await_response(self, stream: Any) -> Any:
                 # The task that sends fails when the server ends first. Nobody asks it, and asyncio would complain.
                 if (writer := getattr(stream, "_writer", None)) is not None:
                     writer.add_done_callback(_seen)
-                return await super()._await_response(stream)
+                await _patiently(stream._response_headers_future)  # the status has come, too
+                response = await super()._await_response(stream)
+                return Body(status=response.status, fields=response.fields, stream=stream)
 
             def __deepcopy__(self, memo: Any) -> Http:
                 return Http(eventloop=self._eventloop, client_config=self._config)

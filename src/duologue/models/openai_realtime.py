@@ -7,6 +7,7 @@ voice activity detection and the provider's transcript move the floor, and an an
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -159,6 +160,18 @@ class OpenAIRealtime(Model):
         from .openai_connection import open_connection
 
         return await open_connection(self, context)
+
+    async def warm_up(self) -> None:
+        """See Model. Loads the SDK, which takes a second, and finds out whether there is a key.
+
+        A function that makes keys is asked by connections alone.
+        """
+        if self._connector is None:
+            from .openai_transport import key_of, load_sdk
+
+            await asyncio.to_thread(load_sdk)
+            if not callable(self.api_key):
+                key_of(self.api_key)
 
     @asynccontextmanager
     async def connect(self, *, on_wire: Watch | None = None) -> AsyncIterator[RawConnection]:

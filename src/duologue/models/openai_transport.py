@@ -132,24 +132,38 @@ def _closed(error: Any) -> TransportClosedError:
     return TransportClosedError(frame.code, frame.reason) if frame is not None else TransportClosedError()
 
 
-async def connect_sdk(model: OpenAIRealtime) -> Transport:
-    """Open a connection through the SDK. Raises CredentialsError and others within seconds."""
+def load_sdk() -> Any:
+    """The SDK, loaded: about a second the first time. Raises MissingDependencyError."""
     try:
         import openai
-        from websockets.exceptions import InvalidStatus
+        import openai.resources.realtime
+        import websockets.exceptions  # noqa: F401 - what the SDK connects with
     except ImportError as error:
         raise MissingDependencyError(
             "OpenAI Realtime needs the package openai.", hint="Install it with: pip install 'duologue[openai]'"
         ) from error
+    return openai
+
+
+def key_of(given: str | None) -> tuple[str, str]:
+    """The key, and where it was found. `given`: by the option. Raises MissingCredentialsError."""
+    if given:
+        return given, "the option api_key"
+    if key := os.environ.get("OPENAI_API_KEY"):
+        return key, "OPENAI_API_KEY"
+    raise MissingCredentialsError(
+        "There is no OpenAI API key. Tried: the option api_key, the environment variable OPENAI_API_KEY.",
+        hint="Set one of them.",
+    )
+
+
+async def connect_sdk(model: OpenAIRealtime) -> Transport:
+    """Open a connection through the SDK. Raises CredentialsError and others within seconds."""
+    openai = load_sdk()
+    from websockets.exceptions import InvalidStatus
+
     key = model.api_key() if callable(model.api_key) else model.api_key
-    api_key = key if key is None or isinstance(key, str) else await key
-    source = "the option api_key" if api_key else "OPENAI_API_KEY"
-    api_key = api_key or os.environ.get("OPENAI_API_KEY")
-    if not api_key:
-        raise MissingCredentialsError(
-            "There is no OpenAI API key. Tried: the option api_key, the environment variable OPENAI_API_KEY.",
-            hint="Set one of them.",
-        )
+    api_key, source = key_of(key if key is None or isinstance(key, str) else await key)
     client = openai.AsyncOpenAI(
         api_key=api_key, base_url=model.base_url, organization=model.organization, project=model.project, max_retries=0
     )

@@ -59,6 +59,8 @@ HUNG_S = 1.0
 _REPLAY_S = 0.2
 #: after the position at which the user is said to have stopped, what may still belong to the turn (seconds)
 _TAIL_S = 0.2
+#: how long after the agent has fallen silent its echo is heard at most, seconds
+_ECHO_S = 0.6
 #: responses of whose other name is kept
 _REMEMBERED = 64
 #: instruction to a link that takes over in the middle of an answer
@@ -312,33 +314,42 @@ class Supervisor(Connection):
 
     def _pay(self, link: Link, interrupted: bool, text: str) -> None:
         """An answer was owed by the link before: have the new one give it."""
-        owed, reuse = self._owed, self._reuse
+        owed = self._owed
         assert link.connection is not None
         if owed is None:
-            return
-        if owed.kind != "turn" and not interrupted and self._user_speaks():
-            # It came too late: the user has gone on, and would be interrupted by it.
-            self._reuse = ""
-            self._settled()
-            if reuse:
-                self.context.report(Ended(response=reuse, status="cancelled"))
             return
         if interrupted:
             owed = self._owed = Owed("respond", response=self.context.next_response(), end=owed.end)
             owed.instructions, owed.origin = _GO_ON, "turn"
-        if owed.kind == "turn":
-            if text:
-                link.connection.text(owed.turn, text)
-            link.connection.commit(owed.turn)
+        self._watch()
+        if owed.kind != "turn":
+            self._ask(link, owed)
+            return
+        if text:
+            link.connection.text(owed.turn, text)
+        link.connection.commit(owed.turn)
+
+    def _ask(self, link: Link, owed: Owed) -> None:
+        """Ask for an answer that is to no turn, unless the user has gone on meanwhile and would be interrupted by it.
+
+        As long as the agent can be heard, what sounds may be its echo. That is known once it is silent.
+        """
+        if self._closed or link.dead or link is not self._active or self._owed is not owed:
+            return
+        assert link.connection is not None
+        if self._kept is not None and self._kept.sounds:
+            known_at = self._plays_to + _ECHO_S
+            if self._now() < known_at:
+                self._loop.call_at(known_at, self._ask, link, owed)
+                return
+            reuse, self._reuse = self._reuse, ""
+            self._settled()
+            if reuse:
+                self.context.report(Ended(response=reuse, status="cancelled"))
         elif owed.kind == "say":
             link.connection.say(owed.response, owed.text, owed.origin)
         else:
             link.connection.respond(owed.response, owed.instructions, owed.origin)
-        self._watch()
-
-    def _user_speaks(self) -> bool:
-        """Whether it sounds like it, and not because of what the agent says."""
-        return self._kept is not None and self._kept.sounds and self._now() > self._plays_to
 
     async def _close_link(self, link: Link) -> None:
         link.dead = True
@@ -367,8 +378,7 @@ class Supervisor(Connection):
         if isinstance(evidence, Ending):
             self._obey(self._rotation.ending(evidence.in_s, self._now()))
             return
-        if self._stall is not None:
-            self._alive(link, evidence)
+        self._alive()
         if isinstance(evidence, ProviderSpeech | ProviderCommitted):
             if (news := self._news(link, evidence)) is not None:
                 self.context.report(news)
@@ -381,6 +391,7 @@ class Supervisor(Connection):
         if (ours := self._alias.get(response)) is not None:
             evidence = msgspec.structs.replace(evidence, response=ours)
         self._note(link, evidence)
+        self._alive()
         self.context.report(evidence if not isinstance(evidence, Spoke) else link.converted(evidence))
 
     def _news(self, link: Link, evidence: SpeechWindow | ProviderSpeech | ProviderCommitted) -> Evidence | None:
@@ -425,6 +436,7 @@ class Supervisor(Connection):
                 made.text = True
                 made.audible = made.audible or not self.context.speaks
             case Spoke() if (made := self._in_flight.get(evidence.response)) is not None:
+                self._plays_to = max(self._now(), self._plays_to) + len(evidence.pcm) / 2 / link.output_rate
                 if (
                     not made.audible
                     and (owed := self._owed) is not None
@@ -491,16 +503,13 @@ class Supervisor(Connection):
             self._stall_at = self._now() + STALL_S
             self._stall = self._loop.call_at(self._stall_at, self._stalled)
 
-    def _alive(self, link: Link, evidence: Evidence) -> None:
-        """The provider has said something. Once an answer sounds, a silence is noticed sooner."""
+    def _alive(self) -> None:
+        """The provider has said something. Once its answer can be heard, a silence is noticed sooner."""
+        if self._stall is None:
+            return
         now = self._now()
-        if isinstance(evidence, Spoke):
-            self._plays_to = max(now, self._plays_to) + len(evidence.pcm) / 2 / link.output_rate
-        sounding = any(made.audible and not made.calls for made in self._in_flight.values())
-        if isinstance(evidence, Spoke) and self.context.speaks or sounding:
-            self._expect(max(now, self._plays_to) + HUNG_S)
-        else:
-            self._expect(now + STALL_S)
+        sounding = self.context.speaks and any(made.audible and not made.calls for made in self._in_flight.values())
+        self._expect(max(now, self._plays_to) + HUNG_S if sounding else now + STALL_S)
 
     def _expect(self, at: float) -> None:
         """The provider must say something by then. The timer is only moved to an earlier time: each word would move it."""
@@ -530,7 +539,7 @@ class Supervisor(Connection):
         self._position = position + len(pcm) // 2
         if self._kept is not None:
             self._kept.write(pcm, position)
-            if self._quiet and self._owed is None:
+            if self._quiet and self._owed is None and self._live() is not None:
                 self._kept.nobody_speaks(self._heard_to)
             self._tell_quiet()
         if self._active is not None and not self._active.dead:

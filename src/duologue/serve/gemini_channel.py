@@ -115,6 +115,7 @@ class GeminiChannel(Channel):
         self._replies: OrderedDict[str, _Reply] = OrderedDict()
         self._wire = ""  # the response that the turn on the wire belongs to
         self._calling: set[str] = set()  # responses that called functions
+        self._waits: set[str] = set()  # those that go on with what the functions return
         self._over: deque[str] = deque(maxlen=_REMEMBERED)
         self._calls: list[g.FunctionCall] = []
         self._input_tokens = self._output_tokens = 0
@@ -213,6 +214,8 @@ class GeminiChannel(Channel):
         if event.response in self._over:
             self._live().toolbench.withdraw([event.call])  # it was interrupted before the client heard of it
             return
+        if event.name not in self._protocol.background:
+            self._waits.add(event.response)
         call = g.FunctionCall(id=event.call, name=event.name, args=dict(event.arguments))
         self._do(event.response, lambda: self._call(call))
 
@@ -226,7 +229,8 @@ class GeminiChannel(Channel):
         calls, self._calls = self._calls, []
         if calls:
             self._protocol.call(calls)
-            self._protocol.resumption("")  # not in the middle of a call
+            if self._protocol.blocking:
+                self._protocol.resumption("")  # not in the middle of a call
             self._ready.set()
 
     def audio(self, response: str, offset: int, position: int, pcm: bytes) -> None:
@@ -255,7 +259,7 @@ class GeminiChannel(Channel):
 
     def _interrupt(self) -> None:
         self._send_calls()
-        unanswered = list(self._protocol.calls)
+        unanswered = self._protocol.blocking
         if not self._protocol.interrupted():
             return
         self._over.extend([*self._replies, self._wire])
@@ -268,7 +272,9 @@ class GeminiChannel(Channel):
     def _finished(self, event: ResponseFinished) -> None:
         response = event.response
         calls = response in self._calling
+        waits = response in self._waits
         self._calling.discard(response)
+        self._waits.discard(response)
         if response in self._over:
             return
         if (reply := self._replies.get(response)) is not None:
@@ -283,7 +289,8 @@ class GeminiChannel(Channel):
             self._wire = ""
             if event.status in ("cancelled", "interrupted"):
                 self._protocol.interrupted()  # what was sent of it is not to be heard
-            if not (calls and self._remote is not None and event.status == "completed"):
+            self._send_calls()
+            if not (waits and event.status == "completed"):
                 self._turn_complete()
         elif reply is not None and not calls and not self._wire and event.status != "cancelled":
             self._turn_complete()  # an answer with nothing in it; the client waits for its end all the same
@@ -301,6 +308,9 @@ class GeminiChannel(Channel):
     def _give_handle(self) -> None:
         """From here the session can be resumed."""
         if self._setup.session_resumption is None:
+            return
+        if self._protocol.calls:
+            self._protocol.resumption("")  # not in the middle of a call
             return
         conversation = self._live().conductor.conversation.dump()
         handle = self._handles.give(conversation, self._principal, asyncio.get_running_loop().time())
@@ -355,6 +365,8 @@ class GeminiChannel(Channel):
             case s.Asked():
                 await self._asked(request.turns)
             case s.Answered() if self._remote is not None:
+                if any(response.scheduling == "INTERRUPT" for response in request.responses):
+                    self.port.input(InterruptInput(reason="a function's result"))
                 for response in request.responses:
                     if not response.will_continue:
                         self._remote.arrived(response.id, _output(response))

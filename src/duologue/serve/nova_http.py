@@ -95,7 +95,7 @@ def verified(
     payload = headers.get("x-amz-content-sha256", STREAMING_EVENTS)
     canonical = canonical_request(method, path, canonical_query(query), headers, signed, payload)
     made = request_signature(signing_key(secret, scope), date, scope, canonical)
-    if not hmac.compare_digest(made, parts["Signature"]):
+    if not hmac.compare_digest(made.encode(), parts["Signature"].encode()):
         raise RefusedError(
             403,
             "InvalidSignatureException",

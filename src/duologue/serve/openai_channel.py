@@ -1,8 +1,9 @@
 """A client of OpenAI Realtime as a channel of a session: its events become inputs, the session's events become the protocol's.
 
-The floor is the session's. Where the client keeps turns to itself (`turn_detection` null, or `create_response` off) its audio
-is held until it asks for an answer. The wire carries bursts: audio leaves as fast as it is made; the client plays it, silences
-itself when the user speaks, and says by `conversation.item.truncate` how much was heard.
+The floor is the session's. Where the client keeps answers to itself (`turn_detection` null, or `create_response` off) a turn
+stays open until it asks for one: what it commits meanwhile, or what a pause ends, is a message and transcribed. The wire carries
+bursts: audio leaves as fast as it is made; the client plays it, silences itself when the user speaks, and says by
+`conversation.item.truncate` how much was heard.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from ..channels.websocket import Socket, SocketClosedError
 from ..engine.conversation import Item as Entry
 from ..errors import DuologueError
 from ..events import (
-    ActivityInput,
     ErrorEvent,
     Event,
     ImageInput,
@@ -66,7 +66,8 @@ from ..wire.openai_realtime import (
 )
 from ..wire.openai_realtime.config import AudioFormat
 from ..wire.openai_realtime.faults import envelope
-from .openai_config import holds, turn_taking
+from .openai_config import turn_taking
+from .openai_hearing import Hearing
 from .openai_replies import Replies, Reply
 from .openai_tools import RemoteTools
 
@@ -74,8 +75,6 @@ logger = logging.getLogger("duologue.serve.openai")
 
 #: messages that wait for a client that does not read; one more ends its call
 _QUEUED = 20_000
-#: turns whose message can still get a transcript
-_TURNS = 64
 #: what an agent says of its own accord, which no client of the vendor's expects
 _OWN = frozenset({"greeting", "say", "idle", "filler", "farewell"})
 
@@ -118,13 +117,9 @@ class RealtimeChannel(Channel):
         self._reported = False
         self._running: set[str] = set()  # the agent's tools
         self._sounding: set[str] = set()  # responses that somebody may be hearing
-        self._started: int | None = None  # speech over the agent, not told yet
-        self._stopped: int | None = None  # its end, not told before the turn is over
-        self._told = False  # whether the client knows that the user speaks
         self._rate = RATE
-        self._made: deque[str] = deque()  # messages that the client committed, for the turns that they become
-        self._messages: dict[str, str] = {}  # message of each turn
-        self._held = bytearray()  # user audio until the client wants an answer
+        self._hearing = Hearing(protocol, self)
+        self._asking = False  # within the step that ends a turn at the client's request
         self._text: tuple[str, str] | None = None  # id and text of a typed message that may become a turn
         self._clearing = False
         self._cancelled = False
@@ -136,8 +131,13 @@ class RealtimeChannel(Channel):
         return Traits(input_rate=RATE, output_rate=RATE if self._speaks else None, pacing="burst", clears=True)
 
     @property
-    def _holds(self) -> bool:
-        return holds(self._protocol.config)
+    def sounding(self) -> bool:
+        """Whether somebody may be hearing the agent."""
+        return bool(self._sounding)
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._ready.set()
 
     def _live(self) -> Session:
         assert self.session is not None
@@ -152,17 +152,17 @@ class RealtimeChannel(Channel):
             case SessionStarted():
                 self._rate = event.input_rate
             case UserSpeechStarted():
-                self._speech_started(event.position * 1000 // self._rate)
+                self._hearing.speech_started(event.position * 1000 // self._rate)
             case UserSpeechStopped():
-                self._stopped = event.position * 1000 // self._rate
+                self._hearing.speech_stopped(event.position * 1000 // self._rate)
             case TurnCommitted():
-                self._committed(event.turn, event.text)
+                self._committed(event)
             case TurnDiscarded():
-                self._discarded()
-            case UserTranscript(final=True) if event.turn in self._messages:
-                protocol.transcribed(self._messages[event.turn], event.text)
+                self._hearing.discarded()
+            case UserTranscript(final=True):
+                self._hearing.messages.recognised(event.turn, event.text)
             case Interruption(stage="yield"):
-                self._tell_start()
+                self._hearing.tell_start()
             case ResponseStarted():
                 self._response_started(event)
             case ResponseText():
@@ -185,48 +185,15 @@ class RealtimeChannel(Channel):
                 protocol.failed(event.message, code=event.code)
             case SessionEnded():
                 protocol.close(1011 if event.reason == "error" else 1000, event.reason)
+        self._hearing.settle()
         self._settled.set()
         self._ready.set()
 
-    def _speech_started(self, ms: int) -> None:
-        self._stopped = None
-        if self._told:
-            return  # a pause inside the turn: the client has been told once
-        self._started = ms
-        if not self._sounding:
-            self._tell_start()
-
-    def _tell_start(self) -> None:
-        """Clients silence themselves at this: over the agent it is told only once the floor is the user's."""
-        if self._started is not None:
-            self._protocol.speech_started(self._started)
-            self._told = True
-            self._started = None
-
-    def _tell_stop(self) -> None:
-        if self._told and self._stopped is not None:
-            self._protocol.speech_stopped(self._stopped)
-        self._told = False
-        self._started = self._stopped = None
-
-    def _committed(self, turn: str, text: str) -> None:
+    def _committed(self, event: TurnCommitted) -> None:
         self._finish_work()
-        if turn in self._asked_turns and not self._made:
-            return  # typed: it is a message already
-        if not self._made:
-            self._tell_start()
-        self._tell_stop()
-        item = self._made.pop() if self._made else self._protocol.committed()
-        self._made.clear()
-        self._messages[turn] = item
-        if len(self._messages) > _TURNS:
-            del self._messages[next(iter(self._messages))]
-        if text:
-            self._protocol.transcribed(item, text)
-
-    def _discarded(self) -> None:
-        self._started = None
-        self._tell_stop()
+        if self._asking:
+            self._asked_turns = {event.turn}
+        self._hearing.committed(event)
 
     def _response_started(self, event: ResponseStarted) -> None:
         asked = event.origin == "respond" or event.turn in self._asked_turns
@@ -280,7 +247,7 @@ class RealtimeChannel(Channel):
     def _response_finished(self, event: ResponseFinished) -> None:
         self._sounding.discard(event.response)
         if not self._sounding:
-            self._tell_start()
+            self._hearing.tell_start()
         if (reply := self._replies.get(event.response)) is None:
             return
         if event.status == "completed":
@@ -333,14 +300,15 @@ class RealtimeChannel(Channel):
     async def _act(self, request: Request) -> None:
         match request:
             case AudioAppended():
-                self._appended(self._decoded(request.audio, request.format))
-            case AudioCommitted():
-                self._made.append(request.item_id)
-                if not self._holds:
+                if not self._hearing.holds:
                     self._flush_text()
-                    self._end_turn()
+                self._hearing.append(self._decoded(request.audio, request.format))
+            case AudioCommitted():
+                if not self._hearing.holds:
+                    self._flush_text()
+                self._hearing.commit(request.item_id)
             case AudioCleared():
-                self._held.clear()
+                self._hearing.clear()
             case ItemMade():
                 self._item(request.item)
             case ItemGone():
@@ -359,14 +327,6 @@ class RealtimeChannel(Channel):
             return audio
         low = ulaw_decode(audio) if format.type == "audio/pcmu" else alaw_decode(audio)
         return self._decoders.setdefault(format.type, Resampler(format.hz, RATE)).feed(low)
-
-    def _appended(self, pcm: bytes) -> None:
-        if self._holds:
-            self._held += pcm
-            return
-        if self._text is not None:
-            self._flush_text()
-        self.port.audio(pcm)
 
     def _item(self, item: Item) -> None:
         """An item of the client's is history; a typed message at the end becomes a turn if an answer to it is asked for."""
@@ -388,7 +348,8 @@ class RealtimeChannel(Channel):
             return
         for part in item.parts:
             if part.type == "input_audio" and part.audio:
-                self._held += self._decoded(part.audio, self._protocol.config.audio.input.format)
+                audio = self._decoded(part.audio, self._protocol.config.audio.input.format)
+                self._hearing.message(item.id, audio)
             elif part.type == "input_image" and part.image_url:
                 data, mime = _picture(part.image_url)
                 self.port.input(ImageInput(data=data, mime=mime))
@@ -418,7 +379,9 @@ class RealtimeChannel(Channel):
             self._text = None
             return
         conversation = self._live().conductor.conversation
-        turn = next((turn for turn, item in self._messages.items() if item == item_id), item_id)
+        if self._hearing.forget(item_id):
+            return
+        turn = self._hearing.messages.turn_of(item_id) or item_id
         message = self._answers.message(item_id)
         reply = self._replies.get(message.owner) if message is not None else None
         if reply is not None:
@@ -430,26 +393,25 @@ class RealtimeChannel(Channel):
         session = self._live()
         self._wanted.append(params)
         arrived, missing = self._remote.release() if self._remote is not None else (False, False)
-        if self._text is not None:
-            (_, text), self._text = self._text, None
-            self.port.input(TextInput(text=text))
-            self._asked_turns = {session.conductor.floor.turn}
-        elif self._held:
-            held, self._held = bytes(self._held), bytearray()
-            before = session.conductor.floor.turn
-            self.port.audio(held)
-            self._end_turn()
-            if session.conductor.floor.turn == before:
-                await session.respond(
-                    params.instructions or ""
-                )  # no speech in it; an answer was asked for all the same
-            self._asked_turns = {session.conductor.floor.turn}
-        elif not arrived or missing:
+        floor = session.conductor.floor
+        before = floor.steps
+        self._asking = True  # a model may answer within the step that ends the turn
+        try:
+            heard = self._hearing.hear_all()
+            if self._text is not None:
+                (_, text), self._text = self._text, None
+                self.port.input(TextInput(text=text))
+            elif (heard or self._hearing.holds) and floor.user_has_floor:
+                self._hearing.end_turn()
+        finally:
+            self._asking = False
+        if self._hearing.ended_since(before):
+            self._asked_turns = {floor.turn}
+            return
+        self._hearing.messages.silent()
+        if not arrived or missing:
             # All results of a request are answered by the session itself, together.
             await session.respond(params.instructions or "")
-
-    def _end_turn(self) -> None:
-        self.port.input(ActivityInput(kind="end"))
 
     def _cancel(self) -> None:
         current = self._replies.current
@@ -488,9 +450,7 @@ class RealtimeChannel(Channel):
             taking = turn_taking(self.turn_taking, config, own=self._remote is None)
             options = msgspec.to_builtins(taking.endpointing), msgspec.to_builtins(taking.interruption)
             session.conductor.fact("tune", *options)
-            if self._held and not self._holds:
-                held, self._held = bytes(self._held), bytearray()
-                self.port.audio(held)
+            self._hearing.configured()
         if self._remote is None:
             return
         instructions = config.instructions if patch.instructions is not UNSET else None
@@ -514,6 +474,7 @@ class RealtimeChannel(Channel):
             self.port.ended("hangup")
         finally:
             expiry.cancel()
+            self._hearing.stop_waiting()
             reader.cancel()
             await asyncio.wait({reader})
             self._done.set()

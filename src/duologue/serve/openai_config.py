@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..engine.endpointing import EndpointingOptions
 from ..session.definition import Definition, TurnTaking
 from ..wire.openai_realtime import SemanticVAD, ServerVAD, SessionConfig
@@ -12,6 +14,11 @@ from .openai_tools import RemoteTools
 _UPSTREAM_S = 900.0
 #: longest wait in a pause that may go on, and the hard maximum, for each eagerness (the vendor's: 8, 4 and 2 s at most)
 _EAGERNESS = {"low": (3500.0, 8000.0), "medium": (1800.0, 4000.0), "auto": (1800.0, 4000.0), "high": (900.0, 2000.0)}
+
+#: silence that makes a message where nothing is answered by itself, and the vendor would judge what was said
+_SEMANTIC_MS = 500.0
+#: a turn that the client ends by asking for an answer, however long it takes; what has no words is none at once
+_OPEN = msgspec.structs.replace(BY_HAND, no_words_ms=0.0, stall_max_s=1e9)
 
 
 def as_agent(definition: Definition, config: SessionConfig) -> Definition:
@@ -33,8 +40,16 @@ def as_model(definition: Definition, config: SessionConfig, remote: RemoteTools,
     )
 
 
+def silence_ms(config: SessionConfig) -> float | None:
+    """The silence after which the vendor's detection makes a message of what was said; None if the client does."""
+    detection = config.turn_detection
+    if isinstance(detection, ServerVAD):
+        return float(detection.silence_duration_ms)
+    return None if detection is None else _SEMANTIC_MS
+
+
 def holds(config: SessionConfig) -> bool:
-    """Whether the client decides what is answered: its audio waits until it asks."""
+    """Whether the client decides what is answered: a turn stays open until it asks."""
     return config.turn_detection is None or not config.turn_detection.create_response
 
 
@@ -43,7 +58,7 @@ def turn_taking(options: TurnTaking, config: SessionConfig, *, own: bool) -> Tur
     detection = config.turn_detection
     endpointing = options.endpointing
     if holds(config):
-        endpointing = BY_HAND
+        endpointing = _OPEN
     elif not own:
         endpointing = _endpointing(config)
     interrupts = detection is not None and detection.interrupt_response

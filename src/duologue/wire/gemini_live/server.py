@@ -125,6 +125,7 @@ class ServerProtocol:
         setup: what the client wants; set from the setup on.
         activity: whether an activity is open by the client's word.
         calls: functions that the client is to call: id to name.
+        background: names of the functions beside which the conversation goes on.
         turn: of the model: `idle`, `open`, `generated`, `cut`.
         close_code, close_reason: set once the link must end, after what waits was sent.
     """
@@ -134,6 +135,7 @@ class ServerProtocol:
         self.state: Literal["new", "setup", "history", "open", "closed"] = "new"
         self.setup: g.Setup | None = None
         self.activity = False
+        self.background: frozenset[str] = frozenset()
         self.calls: OrderedDict[str, str] = OrderedDict()
         self.turn: Literal["idle", "open", "generated", "cut"] = "idle"
         self.close_code: int | None = None
@@ -227,6 +229,11 @@ class ServerProtocol:
             self.calls[call.id] = call.name
         self._send(g.ServerMessage(tool_call=g.ToolCall(function_calls=list(calls))))
 
+    @property
+    def blocking(self) -> list[str]:
+        """Calls that the model waits for: those of functions that were not declared to run beside the conversation."""
+        return [id for id, name in self.calls.items() if name not in self.background]
+
     def withdraw(self, ids: Sequence[str]) -> None:
         """Results of these calls are not wanted any more."""
         gone = [id for id in ids if self.calls.pop(id, None) is not None]
@@ -246,7 +253,7 @@ class ServerProtocol:
             return False
         self.turn = "cut"
         self._content(g.ServerContent(interrupted=True))
-        self.withdraw(list(self.calls))
+        self.withdraw(self.blocking)
         return True
 
     def turn_complete(self, *, usage: g.UsageMetadata | None = None, reason: str = "") -> None:
@@ -289,8 +296,11 @@ class ServerProtocol:
             return self._realtime(message.realtime_input)
         if message.tool_response is not None:
             return self._results(message.tool_response)
-        assert message.context_update is not None
-        return [Updated(update=message.context_update)]
+        update = message.context_update
+        assert update is not None
+        if update.tools is not None:
+            self.background = _background(g.functions_of(update.tools.tools))
+        return [Updated(update=update)]
 
     def _set_up(self, setup: g.Setup) -> list[Request]:
         if setup.session_resumption is not None and setup.session_resumption.transparent:
@@ -309,6 +319,7 @@ class ServerProtocol:
             if value is not None and not least <= value <= most:
                 raise invalid(f"Invalid value at 'setup.generation_config.{name}'.")
         self.setup = setup
+        self.background = _background(setup.functions)
         self.state = "setup"
         return [SetUp(setup=setup)]
 
@@ -383,3 +394,7 @@ class ServerProtocol:
                 del self.calls[result.id]
             known.append(result)
         return [Answered(responses=tuple(known))] if known else []
+
+
+def _background(functions: Sequence[g.FunctionDeclaration]) -> frozenset[str]:
+    return frozenset(entry.name for entry in functions if entry.behavior == "NON_BLOCKING")
