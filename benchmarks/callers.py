@@ -52,6 +52,7 @@ class MarkedCaller(ScriptedCaller):
         stand: the providers, who know what each answer is to.
         turn_s, pause_s: from and to: length of a turn, and of the pause after an answer.
         barge_in: share of answers that the caller does not hear out.
+        frames: how many of 20 ms are sent at a time.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class MarkedCaller(ScriptedCaller):
         turn_s: tuple[float, float],
         pause_s: tuple[float, float] = (0.3, 1.2),
         barge_in: float = 0.15,
+        frames: int = 1,
     ) -> None:
         super().__init__([], until_s=0.0)
         self.rate = rate
@@ -76,7 +78,7 @@ class MarkedCaller(ScriptedCaller):
         self.speaking = False
         self._chance = random.Random(seed)
         self._turn_s, self._pause_s, self._barge_in = turn_s, pause_s, barge_in
-        self._step = rate // 50
+        self._step, self._frames_sent = rate // 50, frames
         self._next_at = rate // 2  # position of the next turn
         self._until = 0  # position of the end of this one
         self._lost: tuple[float, bool] | None = None
@@ -107,10 +109,13 @@ class MarkedCaller(ScriptedCaller):
         while not (self.stop and not self.speaking and (not self.turns or self._over(loop.time()))):
             await asyncio.sleep(begin + index * _FRAME_S - loop.time())
             now = loop.time()
-            self._render(now)
+            for _ in range(self._frames_sent):
+                self._render(now)
             self._follow(now)
-            self.port.audio(self._frame(index * self._step, now), index * self._step)
-            index += 1
+            position = index * self._step
+            frames = [self._frame(position + n * self._step, now) for n in range(self._frames_sent)]
+            self.port.audio(b"".join(frames), position)
+            index += self._frames_sent
         self.port.ended("hangup")
 
     def _over(self, now: float) -> bool:

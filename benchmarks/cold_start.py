@@ -1,16 +1,16 @@
 """A new session in a process of its own: how long until it takes its first frame, and how much memory is its alone.
 
-A host's fleet prepares `examples/delivery.py` (recognition, synthesis and voice activity detection of this machine; the first two
-in the shared inference service). Then, one session after the other, as a gateway does it: the upgrade request has arrived; the
-fleet is asked for a worker, a link to it is opened, a stream on it, and the client's first frame is sent. The clock stops when the
-session has taken it, which its welcome says: it has its journal, its model connection and its floor.
+A host's fleet prepares `examples/delivery.py` (recognition, synthesis and voice activity detection of this machine; the first
+two in the shared inference service). Then, one session after the other, as a gateway does it: the upgrade request has arrived;
+the fleet is asked for a worker, a link to it is opened, a stream on it, and the client's first frame is sent. The clock stops
+when the session has taken it, which its welcome says: it has its journal, its model connection and its floor.
 
 pooled   a child of the warm template, forked before
 forked   the pool is empty: forked on request
 cold     no template: a new Python, which imports everything
 
-The memory is the worker's own, shared with no other process (private pages of /proc/PID/smaps_rollup): after the welcome, and after
-a spoken turn was recognised and answered aloud.
+The memory is the worker's own, shared with no other process (private pages of /proc/PID/smaps_rollup): when it is assigned and
+ready, and after a spoken turn was recognised and answered aloud.
 """
 
 from __future__ import annotations
@@ -161,6 +161,7 @@ class Rounds:
         self._speech = speech
         self.ms: list[float] = []
         self.before: list[float] = []
+        self.welcomed: list[float] = []
         self.after: list[float] = []
         self.reason = ""
 
@@ -179,10 +180,14 @@ class Rounds:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         worker = await fleet.start(spec, session=session, epoch=1, secrets={}, journal=journal)
+        started = loop.time()
+        before = private_mb(worker.pid)  # reading it takes milliseconds, which are not the session's
+        begun += loop.time() - started
         async with calling(worker) as call:
             await call.begin(session)
             self.ms.append(1000 * (loop.time() - begun))
-            self.before.append(private_mb(worker.pid))
+            self.before.append(before)
+            self.welcomed.append(private_mb(worker.pid))
             if turn:
                 await call.speak(self._speech)
                 self.after.append(private_mb(worker.pid))
@@ -225,6 +230,7 @@ async def _measure(options: Options) -> Result:
             percentile(way.ms, 95),
             max(way.ms),
             percentile(way.before, 50),
+            percentile(way.welcomed, 50),
             percentile(way.after, 50) if way.after else None,
         )
         for name, way in ways.items()
@@ -235,7 +241,7 @@ async def _measure(options: Options) -> Result:
         reach="upgrade request to first frame taken <= 30 ms pooled, <= 60 ms not; private memory <= 8 / <= 15 MB",
         holds=all(value <= limit for value, limit in zip(figure.values(), limits, strict=True)),
         n=len(pooled.ms) + len(forked.ms),
-        columns=("start", "n", "p50 ms", "p95 ms", "max ms", "MB before", "MB after a turn"),
+        columns=("start", "n", "p50 ms", "p95 ms", "max ms", "MB ready", "MB welcomed", "MB after a turn"),
         rows=rows,
         notes=(
             f"The spoken turn: {SAID!r}, recognised and answered through the shared inference service.",
@@ -243,7 +249,10 @@ async def _measure(options: Options) -> Result:
             *(f"{name}: no template: {way.reason}" for name, way in ways.items() if way.reason),
         ),
         packages=("uvloop", "onnxruntime"),
-        details={name: {"ms": way.ms, "before_mb": way.before, "after_mb": way.after} for name, way in ways.items()},
+        details={
+            name: {"ms": way.ms, "before_mb": way.before, "welcomed_mb": way.welcomed, "after_mb": way.after}
+            for name, way in ways.items()
+        },
     )
 
 

@@ -39,6 +39,8 @@ _REACH = 0.95
 _HANG_S = 1.0
 #: share of the calls of a seed that are damaged in one playing of it
 _RATES = (0.05, 0.2, 0.5)
+#: longest seed that is damaged, in calls: others are floods of the same, and are only played as they are
+_LONGEST = 400
 #: playings whose coverage is measured, a seed
 _COVERED = 12
 
@@ -60,7 +62,8 @@ def run(traces: list[Trace], goal: int, seed: int, found: Found, *, playings: in
     damage = Damage(chance, [call for trace in traces for call in trace.calls])
     of: dict[str, list[Trace]] = {}
     for trace in traces:
-        of.setdefault(trace.codec, []).append(trace)
+        if trace.codec and len(trace.calls) <= _LONGEST:
+            of.setdefault(trace.codec, []).append(trace)
     # Codecs with more states have more seeds, and are given more of the inputs; but each is given some.
     weights = [len(seeds) ** 0.5 for seeds in of.values()]
     pools: dict[str, list[Trace]] = {codec: [] for codec in of}

@@ -44,7 +44,7 @@ _VALUES: list[Any] = [
     {"type": "x"},
     {"": None},
 ]
-_HEADERS = (None, True, False, 7, -(2**40), b"\x00\xff", "x", "exception", "event", Timestamp(1), Timestamp(2**62), uuid.UUID(int=1))
+_HEADERS = (None, True, 7, -(2**40), b"\x00\xff", "x", "exception", "event", Timestamp(2**62), uuid.UUID(int=1))
 _FRAGMENTS = 4000
 #: what event streams are read by
 _STREAMS = frozenset({"event stream", "nova sonic"})
@@ -185,7 +185,9 @@ class Damage:
                     return chance.choice((value * 2, -value, 0.0, 1e300))
                 case str() if value:
                     at = chance.randrange(len(value) + 1)
-                    return chance.choice((value[:at], value[at:], value[:at] + "=" + value[at:], value.upper(), value * 2))
+                    return chance.choice(
+                        (value[:at], value[at:], value[:at] + "=" + value[at:], value.upper(), value * 2)
+                    )
                 case list():
                     return value + value
         return copy.deepcopy(chance.choice(self._fragments))

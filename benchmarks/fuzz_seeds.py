@@ -44,7 +44,7 @@ _TAKES = frozenset(
     | {"decode", "decode_bytes", "canonical_query", "signed_request", "parse"}
 )
 #: most calls of a seed; tests of floods make thousands of the same
-_LONGEST = 1000
+_LONGEST = 5000
 _PRIMITIVE = (str, bytes, int, float, bool, type(None))
 
 
@@ -66,7 +66,9 @@ class Call:
     @property
     def codec(self) -> str:
         path = self.name.split(":")[0].replace(".", "/")
-        return next((codec for codec, part in CODECS.items() if path.startswith(part.rstrip("/").removesuffix(".py"))), "sigv4")
+        return next(
+            (codec for codec, part in CODECS.items() if path.startswith(part.rstrip("/").removesuffix(".py"))), "sigv4"
+        )
 
 
 @dataclass
@@ -78,9 +80,9 @@ class Trace:
 
     @property
     def codec(self) -> str:
-        """The codec that most of its messages go to."""
+        """The codec that most of its messages go to; "" if there are none, and it only shows what a side may do."""
         taken = Counter(call.codec for call in self.calls if call.data is not None)
-        return taken.most_common(1)[0][0]
+        return taken.most_common(1)[0][0] if taken else ""
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ def _signed_requests() -> Trace:
 
     scope, date, path = Scope("20260101", "us-east-1", "bedrock"), "20260101T000000Z", "/model/m/stream"
     trace = Trace("signed requests")
-    for query in ("", "a=1&b=%20x&=y&c"):
+    for query, credential in (("", scope), ("a=1&b=%20x&=y&c", scope), ("", "20260101//bedrock/aws4_request")):
         headers = {"host": "localhost", "x-amz-date": date, "x-amz-content-sha256": STREAMING_EVENTS}
         signed = sorted(headers)
         from duologue.wire.sigv4 import canonical_query
@@ -271,12 +273,14 @@ def _signed_requests() -> Trace:
         canonical = canonical_request("POST", path, canonical_query(query), headers, signed, STREAMING_EVENTS)
         made = request_signature(signing_key("SECRETEXAMPLEKEY", scope), date, scope, canonical)
         headers["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/{scope}, SignedHeaders={';'.join(signed)}, Signature={made}"
+            f"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/{credential}, SignedHeaders={';'.join(signed)}, Signature={made}"
         )
         data = msgspec.json.encode(("POST", path, query, headers)).decode()
         for _ in range(8):
             trace.calls.append(Call("benchmarks.fuzz_seeds:signed_request", "signed_request", None, None, (), {}, data))
-        queried = Call("duologue.wire.sigv4:canonical_query", "canonical_query", None, None, (), {"without": ("a",)}, query)
+        queried = Call(
+            "duologue.wire.sigv4:canonical_query", "canonical_query", None, None, (), {"without": ("a",)}, query
+        )
         trace.calls.append(queried)
     return trace
 
@@ -319,7 +323,7 @@ class Recorder:
     def pytest_runtest_teardown(self) -> None:
         """A trace ends. One that cannot be kept is left out."""
         trace, self._trace = self._trace, None
-        if trace is not None and any(call.data is not None for call in trace.calls) and len(trace.calls) <= _LONGEST:
+        if trace is not None and trace.calls and len(trace.calls) <= _LONGEST:
             try:
                 pickle.dumps(trace)
             except Exception:

@@ -109,10 +109,11 @@ class Answer:
 
 @dataclass
 class Received:
-    """What one connection of a provider received."""
+    """What one connection of a provider received. `opened`: when its session was open, on the clock of the loop."""
 
     link: int
     call: str
+    opened: float = 0.0
     runs: Runs = field(default_factory=list)
     torn: int = 0
 
@@ -167,8 +168,12 @@ def settle(
         if known < end - start:
             account.lost += end - start - known
             wrong.append(f"turn {start}-{end}: {end - start - known} samples lost")
-        answered = {link: united(run for one, runs, _ in covers if one == link for run in runs) for link, _, _ in covers}
-        twice = sum(length(runs) for runs in answered.values()) - length(united(sum(answered.values(), [])))
+        answered = {
+            link: united(run for one, runs, _ in covers if one == link for run in runs) for link, _, _ in covers
+        }
+        twice = sum(length(runs) for runs in answered.values()) - length(
+            united(run for runs in answered.values() for run in runs)
+        )
         if twice:
             account.doubled += twice
             wrong.append(f"turn {start}-{end}: {twice} samples were answered by several of {sorted(answered)}")

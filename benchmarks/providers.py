@@ -103,7 +103,9 @@ class Ear(Connection):
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._of_turn: dict[str, str] = {}
         self._waiting: set[str] = set()
-        self.account = Received(link=len(stand.received) + 1, call=context.setup().instructions.split("\n")[0])
+        call = context.setup().instructions.split("\n")[0]
+        now = asyncio.get_running_loop().time()
+        self.account = Received(link=len(stand.received) + 1, call=call, opened=now)
         stand.received.append(self.account)
 
     def audio(self, pcm: bytes, position: int) -> None:
@@ -246,8 +248,8 @@ class Door:
         self._deaf: set[asyncio.StreamWriter] = set()
         self.state: Literal["open", "down", "dead"] = "open"
         self.port = 0
-        #: seconds that each connection took to be let in
-        self.waits: list[float] = []
+        #: when each connection came
+        self.came: list[float] = []
 
     async def start(self) -> int:
         """Listen; returns the port."""
@@ -262,7 +264,7 @@ class Door:
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wait = self._stand.chance.uniform(*self._stand.connect_s)
-        self.waits.append(wait)
+        self.came.append(asyncio.get_running_loop().time())
         await asyncio.sleep(wait)
         if self.state == "down":
             _reset(writer)

@@ -1,4 +1,4 @@
-"""Calls of an hour through each vendor's transport, whose connections live for 30 s: `python -m benchmarks.soak_sdk --minutes 60`.
+"""Calls of an hour over each vendor's transport, with connections of 30 s: `python -m benchmarks.soak_sdk --minutes 60`.
 
 One call on each wire at the same time (the `openai` SDK, the AWS SDK over HTTP/2 and TLS, our own socket for Gemini), against our
 servers of the protocols on this machine. What the providers received is held against what the callers said, sample by sample.
@@ -34,10 +34,12 @@ class Caller(MarkedCaller):
         self.events.clear()
 
 
-async def hold_call(wire: Wire, port: int, stand: Stand, seconds: float, calls: dict[Wire, Caller], errors: list[str]) -> None:
+async def hold_call(
+    wire: Wire, port: int, stand: Stand, seconds: float, calls: dict[Wire, Caller], errors: list[str]
+) -> None:
     """One call, for so long."""
     model = client(wire, port, life_s=LIMIT_S)
-    caller = calls[wire] = Caller(stand, RATES[wire], 1, turn_s=(0.8, 4.0), pause_s=(1.0, 12.0))
+    caller = calls[wire] = Caller(stand, RATES[wire], 1, turn_s=(0.8, 4.0), pause_s=(1.0, 12.0), frames=5)
     agent = Agent(
         model=model,
         instructions=wire,
@@ -75,14 +77,15 @@ async def run(minutes: float) -> bool:
         ports = {
             wire: await stack.enter_async_context(provider(wire, stand, directory, limit_s=LIMIT_S)) for wire in WIRES
         }
-        held = [
-            asyncio.create_task(hold_call(wire, ports[wire], stand, minutes * 60, calls, errors)) for wire in WIRES
-        ]
+        held = [asyncio.create_task(hold_call(wire, ports[wire], stand, minutes * 60, calls, errors)) for wire in WIRES]
 
         def say(minute: float) -> None:
             spent = (time.process_time() - cpu) / max(1e-9, time.monotonic() - began)
             state = {wire: f"{len(one.turns)} turns, {len(one.changes)} changes" for wire, one in calls.items()}
-            print(json.dumps({"minute": round(minute, 1), "cpu": round(spent, 3), "mb": round(memory_mb()), **state}), flush=True)
+            print(
+                json.dumps({"minute": round(minute, 1), "cpu": round(spent, 3), "mb": round(memory_mb()), **state}),
+                flush=True,
+            )
 
         while (await asyncio.wait(held, timeout=60.0))[1]:
             say((time.monotonic() - began) / 60)
@@ -112,7 +115,10 @@ async def run(minutes: float) -> bool:
             "wrong": wrong[:10],
         }
         print(json.dumps(line), flush=True)
-    print(json.dumps({"name": "soak_sdk", "minutes": minutes, "limit_s": LIMIT_S, "holds": fine, "errors": errors}), flush=True)
+    print(
+        json.dumps({"name": "soak_sdk", "minutes": minutes, "limit_s": LIMIT_S, "holds": fine, "errors": errors}),
+        flush=True,
+    )
     return fine
 
 

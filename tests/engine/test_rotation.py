@@ -54,6 +54,17 @@ def test_jitter_spreads_openings_and_only_makes_them_earlier() -> None:
     assert due == [420.0, 412.5, pytest.approx(405.15)]
 
 
+def test_sessions_that_began_together_do_not_double_a_providers_connections_together() -> None:
+    openings = []
+    for number in range(200):
+        rotation = Rotation(OPTIONS, 1, dice=number / 200)
+        rotation.start(0.0)
+        rotation.opened(480.0, 0.0)
+        openings.append(rotation.next_deadline())
+    busiest = max(sum(at <= other < at + 1.0 for other in openings) for at in openings)
+    assert busiest <= 14, "of 200, in any one second"
+
+
 def test_a_short_life_is_used_at_least_by_half() -> None:
     rotation = _running(life_s=30.0)
     assert rotation.next_deadline() == 15.0

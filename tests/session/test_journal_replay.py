@@ -375,7 +375,7 @@ async def test_a_conversation_is_rebuilt_from_its_last_snapshot(every: int, tmp_
     assert made.conversation.items == conductor.conversation.items
     assert made.turn == committed[-1].event.turn
     assert made.responses <= conductor.responses.count
-    assert made.untold == conductor.untold_results
+    assert made.untold == conductor.speaking.untold
     told = [record for record in records if isinstance(record, Emitted)]
     if snapshots:
         after = records[records.index(snapshots[-1]) :]

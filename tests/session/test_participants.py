@@ -238,7 +238,7 @@ async def feed(call: Call, frames: list[tuple[int | None, int]]) -> list[tuple[i
         inner(pcm, position)
 
     connection.audio = audio
-    port = call.session._ports[call.caller]
+    port = call.session.participants.ports[call.caller]
     for position, samples in frames:
         port.audio(bytes(2 * samples), position)
     return got
@@ -305,7 +305,7 @@ async def test_a_burst_after_a_stall_is_taken_whole() -> None:
 
 async def test_acknowledgements_of_what_was_never_sent_are_the_clients_error() -> None:
     call = await quiet()
-    port = call.session._ports[call.caller]
+    port = call.session.participants.ports[call.caller]
     with pytest.raises(ProtocolError):
         port.played(1)
     with pytest.raises(ProtocolError):

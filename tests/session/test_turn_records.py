@@ -134,7 +134,7 @@ async def test_audio_that_comes_late_is_counted() -> None:
     call = make([line(1.0, STOP, 1.2)], until_s=8)
     async with call.session as session:
         await hold(call, 0.5)
-        port = session._ports[call.caller]
+        port = session.participants.ports[call.caller]
         port.audio(bytes(640), 0)
         await session.wait()
     (record,) = records(call).values()

@@ -35,10 +35,9 @@ logger = logging.getLogger("duologue.channels")
 _GOODBYE_S = 2.0
 #: longest wait for a socket to close
 _CLOSE_S = 1.0
-#: deadlines of a link are looked at no more often than this
-_TICK_S = 0.01
-
-
+#: deadlines of a link are looked at no more and no less often than this: mostly one look finds an acknowledgement due, and none
+#: is later than ACK_AFTER_S and the shorter of the two, the 250 ms of the protocol
+_TICK_S, _LOOK_S = 0.05, 0.23
 #: frames that are written before other tasks have their turn
 _TURN = 16
 
@@ -251,7 +250,7 @@ async def run_link(
 ) -> None:
     """Drive one WebSocket of protocol v1, from its first message to its end. Does not raise for what the client does."""
     loop = asyncio.get_running_loop()
-    writable = asyncio.Event()
+    writable = _Writable(loop)
     link = ServerProtocol(now=loop.time(), options=options, wake=writable.set)
     channel: WebSocketChannel | None = None
     try:
@@ -272,14 +271,15 @@ async def run_link(
                 channel.port.back(gap_events=replay.gap_events, gap_ms=replay.gap_ms)
                 if channel.delivery.capabilities.acks:
                     channel.port.played(channel.delivery.played)
-        writer, watcher = loop.create_task(_write(socket, link, writable)), loop.create_task(_watch(link, writable))
-        tasks = {writer, watcher}
+        writer, watch = loop.create_task(_write(socket, link, writable)), _Watch(link, writable, loop)
+        tasks = {writer}
         if channel is not None and link.close_code is None:
             tasks.add(loop.create_task(_read(socket, link, channel, writable)))
         try:
             # Not the reader: when the client has gone, or was refused, the writer still has the last words to write.
-            await asyncio.wait({writer, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({writer, watch.over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            watch.close()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -305,44 +305,79 @@ def _receive(link: ServerProtocol, message: str | bytes, now: float) -> list[obj
     return list(link.receive_bytes(message, now))
 
 
-async def _read(socket: Socket, link: ServerProtocol, channel: WebSocketChannel, writable: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    handle, port = channel.handle, channel.port
+class _Writable:
+    """Tells the writer of a link that a frame may be ready: an `asyncio.Event` for one waiter, at a fraction of its cost."""
+
+    __slots__ = ("_loop", "_set", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """A frame may be ready."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self._set = True
+        else:
+            self._waiter = None
+            waiter.set_result(None)
+
+    def clear(self) -> None:
+        """What was said so far is being looked into."""
+        self._set = False
+
+    def wait(self) -> asyncio.Future[None]:
+        """To be awaited by one task at a time: done as soon as :meth:`set` was called since :meth:`clear`."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        if self._set:
+            waiter.set_result(None)
+        else:
+            self._waiter = waiter
+        return waiter
+
+
+async def _read(socket: Socket, link: ServerProtocol, channel: WebSocketChannel, writable: _Writable) -> None:
+    time = asyncio.get_running_loop().time
+    receive, receive_bytes, receive_text = socket.receive, link.receive_bytes, link.receive_text
+    handle, audio = channel.handle, channel.port.audio
     try:
         while True:
-            message = await socket.receive()
-            now = loop.time()
             try:
-                received = (
-                    link.receive_bytes(message, now) if isinstance(message, bytes) else link.receive_text(message, now)
-                )
-                for item in received:
-                    if type(item) is UserAudio:
-                        port.audio(item.pcm, item.position)
+                while True:
+                    message = await receive()
+                    if isinstance(message, bytes):
+                        for item in receive_bytes(message, time()):
+                            if type(item) is UserAudio:
+                                audio(item.pcm, item.position)
+                            else:
+                                await handle(item)
                     else:
-                        await handle(item)
+                        for item in receive_text(message, time()):
+                            await handle(item)
+                        if link.close_code is not None:
+                            writable.set()
             except ProtocolError as error:
                 if link.close_code is not None:
                     return
                 link.error(error.code, str(error))
-            finally:
-                if link.close_code is not None:
-                    writable.set()
     except SocketClosedError as closed:
         link.lost(closed.code)
     finally:
         writable.set()
 
 
-async def _write(socket: Socket, link: ServerProtocol, writable: asyncio.Event) -> None:
+async def _write(socket: Socket, link: ServerProtocol, writable: _Writable) -> None:
     """Write what is ready, one frame at a time so that control overtakes, until the link must end."""
-    loop = asyncio.get_running_loop()
+    time = asyncio.get_running_loop().time
+    send, next_frame = socket.send, link.next_frame
     try:
         while True:
             writable.clear()
             written = 0
-            while (frame := link.next_frame(loop.time())) is not None:
-                await socket.send(frame)
+            while (frame := next_frame(time())) is not None:
+                await send(frame)
                 written += 1
                 if not written % _TURN:
                     # A replay of seconds must not keep other calls, or the news that the socket is gone, waiting.
@@ -354,15 +389,29 @@ async def _write(socket: Socket, link: ServerProtocol, writable: asyncio.Event) 
         link.lost(closed.code)
 
 
-async def _watch(link: ServerProtocol, writable: asyncio.Event) -> None:
-    """Keep the heartbeat, even while a write is stuck in a black hole. Ends some time after the link must."""
-    loop = asyncio.get_running_loop()
-    while link.close_code is None:
-        now = loop.time()
-        await asyncio.sleep(min(max(link.next_deadline() - now, _TICK_S), 1.0))
+class _Watch:
+    """Keeps the heartbeat, even while a write is stuck in a black hole. `over` is done some time after the link must end."""
+
+    def __init__(self, link: ServerProtocol, writable: _Writable, loop: asyncio.AbstractEventLoop) -> None:
+        self._link = link
+        self._writable = writable
+        self._loop = loop
+        self.over: asyncio.Future[None] = loop.create_future()
+        self._timer = loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        link, now = self._link, self._loop.time()
         try:
-            link.tick(loop.time())
+            link.tick(now)
         except ProtocolError as error:
             logger.debug("link ends: %s", error.code)
-        writable.set()
-    await asyncio.sleep(_GOODBYE_S)
+        if link.close_code is not None:
+            self._writable.set()
+            self._timer = self._loop.call_later(_GOODBYE_S, self.over.set_result, None)
+            return
+        self._timer = self._loop.call_at(now + min(max(link.next_deadline() - now, _TICK_S), _LOOK_S), self._look)
+
+    def close(self) -> None:
+        """No more looks."""
+        self._timer.cancel()
+        self.over.cancel()

@@ -357,7 +357,9 @@ class Call:
         while True:
             try:
                 # A black hole in the middle of a resume must not use the grace period up; a slow link gets more each time.
-                patience = min(self._open_timeout_s, _RESUME_S * 2**attempt) if protocol.session else self._open_timeout_s
+                patience = (
+                    min(self._open_timeout_s, _RESUME_S * 2**attempt) if protocol.session else self._open_timeout_s
+                )
                 async with asyncio.timeout(patience):
                     transport = await self._connector(self._url, self._headers)
             except (ConnectError, TimeoutError) as error:

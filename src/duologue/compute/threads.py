@@ -171,13 +171,16 @@ def _hold(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[object]:
 
 
 _shared: ThreadCompute | None = None
+_provided: Compute | None = None
 _shared_lock = threading.Lock()
 
 
-def shared() -> ThreadCompute:
+def shared() -> Compute:
     """The compute of this process; closed when the interpreter exits. Closed by hand, the next call makes a new one."""
     global _shared
     with _shared_lock:
+        if _provided is not None:
+            return _provided
         if _shared is None or _shared._closed:
             if _shared is not None:
                 atexit.unregister(_shared._close_at_exit)
@@ -186,12 +189,19 @@ def shared() -> ThreadCompute:
         return _shared
 
 
+def provide(compute: Compute | None) -> None:
+    """Have `shared` answer `compute` from now on; None: threads of this process again."""
+    global _provided
+    with _shared_lock:
+        _provided = compute
+
+
 def _forget_shared() -> None:
     """A forked child has the handles but not their threads: it starts with none."""
-    global _shared, _shared_lock
+    global _shared, _provided, _shared_lock
     if _shared is not None:
         atexit.unregister(_shared._close_at_exit)
-    _shared = None
+    _shared = _provided = None
     _shared_lock = threading.Lock()
 
 

@@ -19,6 +19,10 @@ from typing import Literal, NamedTuple
 
 from duologue.errors import ProtocolError
 
+_INF = float("inf")
+# A named tuple's own constructor is a Python function; on the path of every frame its base's is taken.
+_make = tuple.__new__
+
 type GapReason = Literal["overflow", "cleared", "unknown"]
 
 #: lost messages that are remembered one by one; beyond, neighbours are merged
@@ -130,8 +134,8 @@ class Outbox:
         :meth:`next`.
         """
         epoch, n = self.sent
-        self.sent = at = Position(epoch, n + 1)
-        self._audio.append(Item(at, data, samples, track, key))
+        self.sent = at = _make(Position, (epoch, n + 1))
+        self._audio.append(_make(Item, (at, data, samples, track, key)))
         self._samples += samples
         while self._samples > self._max_samples and len(self._audio) > 1:
             old = self._audio.popleft()
@@ -245,6 +249,7 @@ class Inbox:
     Attributes:
         last: last position received.
         taken: last position that may be acknowledged.
+        ack_at: when an acknowledgement falls due, if nothing more arrives; inf if none is owed.
         duplicates: dropped since construction.
     """
 
@@ -255,6 +260,7 @@ class Inbox:
         "_epoch",
         "_unacked",
         "_unacked_since",
+        "ack_at",
         "duplicates",
         "last",
         "taken",
@@ -276,6 +282,7 @@ class Inbox:
         self._auto = auto
         self._unacked = 0
         self._unacked_since = 0.0
+        self.ack_at = _INF
         self.duplicates = 0
 
     @property
@@ -306,7 +313,10 @@ class Inbox:
                 return False
             if not (last[0] < epoch <= self._epoch and n == 1):
                 raise _out_of_order(f"Position {epoch}:{n}", last)
-        self._advance(Position(epoch, n), now)
+        self.last = last = _make(Position, (epoch, n))
+        if self._auto:
+            self.taken = last
+            self._count(now)
         return True
 
     def accept_gap(self, first: Position, last: Position, now: float) -> bool:
@@ -318,7 +328,10 @@ class Inbox:
         follows = first <= (here[0], here[1] + 1) or (here[0] < first[0] <= self._epoch and first[1] == 1)
         if first > last or not follows or last[0] > self._epoch:
             raise _out_of_order(f"A gap from {first[0]}:{first[1]} to {last[0]}:{last[1]}", here)
-        self._advance(Position(*last), now)
+        self.last = Position(*last)
+        if self._auto:
+            self.taken = self.last
+            self._count(now)
         return True
 
     def take(self, upto: Position, now: float) -> None:
@@ -329,34 +342,26 @@ class Inbox:
 
     def next_deadline(self) -> float | None:
         """When an acknowledgement falls due, if nothing more arrives."""
-        if not self._unacked:
-            return None
-        return self._unacked_since if self._unacked >= self._ack_every else self._unacked_since + self._ack_after_s
+        return self.ack_at if self._unacked else None
 
     def ack_due(self, now: float) -> Position | None:
         """The position to acknowledge now, if it is time; it then counts as acknowledged."""
-        if not self._unacked or (self._unacked < self._ack_every and now < self._unacked_since + self._ack_after_s):
-            return None
-        self._unacked = 0
-        return self.taken
+        return self.ack_now() if now >= self.ack_at else None
 
     def ack_now(self) -> Position:
         """The position to state in an opening, which acknowledges as well."""
         self._unacked = 0
+        self.ack_at = _INF
         return self.taken
 
-    def _advance(self, to: Position, now: float) -> None:
-        self.last = to
-        if self._auto:
-            if not self._unacked:
-                self._unacked_since = now
-            self._unacked += 1
-            self.taken = to
-
     def _count(self, now: float) -> None:
-        if not self._unacked:
+        """One more message is to be acknowledged."""
+        self._unacked = unacked = self._unacked + 1
+        if unacked == 1:
             self._unacked_since = now
-        self._unacked += 1
+            self.ack_at = now + self._ack_after_s
+        if unacked == self._ack_every:
+            self.ack_at = self._unacked_since
 
 
 def _out_of_order(what: str, last: Position) -> ProtocolError:

@@ -189,7 +189,9 @@ class Authority(Protocol):
         """A newer token for an open call: same issuer and subject, scopes never wider. Raises HostError 401/403."""
         ...
 
-    async def ticket(self, identity: Identity, *, tenant: str, runtime: str, qualifier: str, session: str, origin: str) -> str:
+    async def ticket(
+        self, identity: Identity, *, tenant: str, runtime: str, qualifier: str, session: str, origin: str
+    ) -> str:
         """A single-use ticket of 30 s for a WebSocket (`?ticket=`), bound to session and Origin."""
         ...
 
@@ -301,7 +303,8 @@ class Placement(Protocol):
     async def assign(self, request: AssignRequest) -> Assignment:
         """The worker of a session; concurrent first uses of an id join one start.
 
-        HostError 403 (another principal's session), 404, 409 (stopping), 424 (could not start), 429/503 (no capacity, `Retry-After`).
+        HostError 403 (another principal's session), 404, 409 (stopping), 424 (could not start), 429/503 (no capacity,
+        `Retry-After`).
         """
         ...
 

@@ -202,8 +202,7 @@ class Supervisor(Connection):
 
         async def attempt() -> None:
             try:
-                async with asyncio.timeout(wait):
-                    link.connection = await model.open(link)
+                link.connection = await self._opened(model, link, wait)
             except Exception as error:
                 if self._next is link and not self._closed:
                     if isinstance(error, TimeoutError):
@@ -225,6 +224,19 @@ class Supervisor(Connection):
 
         logger.debug("generation %d: opening %s (%s)", link.generation, model.name, order.reason)
         self.context.spawn(attempt, f"opening {model.name}")
+
+    async def _opened(self, model: Model, link: Link, wait_s: float) -> Connection:
+        """A connection, or TimeoutError after `wait_s`. What is given up cleans up after itself: nobody waits for that."""
+        opening = asyncio.ensure_future(model.open(link))
+        try:
+            await asyncio.wait({opening}, timeout=wait_s)
+            if opening.done():
+                return opening.result()
+            raise TimeoutError
+        finally:
+            if not opening.done():
+                opening.cancel()
+                self.context.spawn(lambda: _settled(opening), f"giving up on {model.name}")
 
     def _attempt_failed(self, link: Link, error: BaseException, *, elsewhere: bool = False) -> None:
         link.dead = True
@@ -716,3 +728,10 @@ class Supervisor(Connection):
         for link in (self._active, self._next):
             if link is not None:
                 await self._close_link(link)
+
+
+async def _settled(opening: asyncio.Future[Connection]) -> None:
+    """An opening that was given up is over; a connection that came of it after all is closed."""
+    await asyncio.wait({opening})
+    if not opening.cancelled() and opening.exception() is None:
+        await opening.result().close()

@@ -137,15 +137,16 @@ class Listener:
         now = max(self.loop.time(), self._timer_at)
         if self.away or self._closed:
             return
-        if self.current is not None and self.ledger.overdue(now):
-            self.ledger.fall_back()
+        ledger = self.ledger
+        if self.current is not None and ledger.overdue(now):
+            ledger.fall_back()
             self.stage.unacknowledged(self)
         if self._unsettled or self.current is None:
             self._settle(now)
         due: float | None = None
-        if not (self.held or self.ledger.clearing):
+        if not (self.held or ledger.clearing):
             frames = self.frames
-            room = self.ledger.room_s(now)
+            room = ledger.room_s(now)
             while (response := self.current) is not None or (response := self._next()) is not None:
                 if room < FRAME_S - _HAIR_S:
                     due = now + _PACE_S - room
@@ -175,21 +176,23 @@ class Listener:
     def _hand_over(self, response: Response, now: float) -> bool:
         """Hand over a frame. False if there is nothing to hand over now."""
         pcm = response.read(self.offset, self._frame)
-        if len(pcm) < self._frame * 2 and not response.generated:
+        samples = len(pcm) >> 1
+        if samples < self._frame and not response.generated:
             return False
-        if not pcm:
+        if not samples:
             if self._resampler is not None and (tail := self._resampler.flush()):
                 self._transmit(response, tail, now)
             self._all_sent(response)
             return True
-        self.offset += len(pcm) // 2
+        self.offset += samples
+        last = response.generated and self.offset >= response.samples
         if self._resampler is not None:
             pcm = self._resampler.feed(pcm)
-            if self.offset >= response.samples and response.generated:
+            if last:
                 pcm += self._resampler.flush()
         if pcm:
             self._transmit(response, pcm, now)
-        if response.generated and self.offset >= response.samples:
+        if last:
             self._all_sent(response)
         return not self.away  # the channel may have failed just now
 
@@ -197,13 +200,13 @@ class Listener:
         if self._gain_now != 1.0 or self._gain != 1.0:
             pcm = apply_gain(pcm, self._gain_now, self._gain)
             self._gain_now = self._gain
-        sent = self._sent_of[response.id]
-        samples = len(pcm) // 2
-        position = self.ledger.transmit(response.id, sent, samples, now)
-        self._sent_of[response.id] = sent + samples
+        id = response.id
+        sent, samples = self._sent_of[id], len(pcm) >> 1
+        position = self.ledger.transmit(id, sent, samples, now)
+        self._sent_of[id] = sent + samples
         self.frames += 1
         try:
-            self.channel.audio(response.id, sent, position, pcm)
+            self.channel.audio(id, sent, position, pcm)
         except Exception as error:
             self._fail(error)
             return

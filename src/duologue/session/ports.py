@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from ..audio import Resampler, check_pcm16
 from ..channels.base import Channel
 from ..errors import AudioFormatError, DuologueError
-from ..events import ErrorEvent, Input
+from ..events import Input
 from .playout import Listener
+
+if TYPE_CHECKING:
+    from .intake import Intake
 
 #: a jump of the capture position shorter than this is rounding, not a gap (seconds)
 _JITTER_S = 0.002
 
 
-class Upstream(Protocol):
-    """What a port needs of its session."""
+class Attendance(Protocol):
+    """Whom a port tells what becomes of its participant."""
 
-    input_rate: int
-    upstream_s: float
+    def input(self, message: Input) -> None: ...
 
-    def now(self) -> float: ...
+    def refused(self, error: DuologueError) -> None: ...
 
-    def user_audio(self, pcm: bytes, position: int) -> None: ...
+    def away(self, channel: Channel) -> None: ...
 
-    def user_input(self, message: Input) -> None: ...
+    def back(self, channel: Channel, gap_events: int, gap_ms: int) -> None: ...
 
-    def dropped(self, kind: str, count: int) -> None: ...
-
-    def emit_error(self, error: ErrorEvent) -> None: ...
-
-    def channel_away(self, channel: Channel) -> None: ...
-
-    def channel_back(self, channel: Channel, gap_events: int, gap_ms: int) -> None: ...
-
-    def channel_ended(self, channel: Channel, reason: str) -> None: ...
+    def ended(self, channel: Channel, reason: str) -> None: ...
 
 
 class SessionPort:
-    """The session as one channel sees it (see :class:`duologue.channels.base.Port`)."""
+    """The session as one channel sees it (see :class:`duologue.channels.base.Port`). `clock` is the monotonic one."""
 
-    def __init__(self, channel: Channel, upstream: Upstream) -> None:
+    def __init__(self, channel: Channel, intake: Intake, attendance: Attendance, clock: Callable[[], float]) -> None:
         self.channel = channel
         self.listener: Listener | None = None
-        self._up = upstream
-        self._rate = upstream.input_rate
+        self._intake = intake
+        self._attendance = attendance
+        self._clock = clock
+        self._upstream_s = intake.upstream_s
+        self.rate: int | None = None  # Hz of the channel's user audio; None if it brings none
+        self._rate = intake.rate
         self._resampler: Resampler | None = None
         self._next = 0  # capture position expected next, at the channel's rate
         self._out = 0  # position of the next sample handed on, at the model's rate
@@ -52,65 +51,69 @@ class SessionPort:
 
     def open(self) -> None:
         """The channel has started: its rates are known."""
-        rate = self.channel.traits.input_rate
-        self._rate = rate or self._up.input_rate
-        self._resampler = Resampler(self._rate, self._up.input_rate) if self._rate != self._up.input_rate else None
+        self.rate = self.channel.traits.input_rate
+        theirs = self._intake.rate
+        self._rate = self.rate or theirs
+        self._resampler = Resampler(self._rate, theirs) if self._rate != theirs else None
 
     def audio(self, pcm: bytes, position: int | None = None) -> None:
         """See :class:`duologue.channels.base.Port`."""
-        if len(pcm) & 1:
+        size = len(pcm)
+        if size & 1:
             check_pcm16(pcm)
-        if not pcm:
+        if not size:
             return
-        if self.channel.traits.input_rate is None:
+        if self.rate is None:
             raise AudioFormatError(
                 "This channel agreed on no user audio.", hint="Announce an input rate when it opens."
             )
-        up = self._up
-        now = up.now()
+        now = self._clock()
+        rate = self._rate
         if self._started_at is None:
             self._next = position or 0
-            self._started_at = now - self._next / self._rate
+            self._started_at = now - self._next / rate
             self._out = self._scaled(self._next)
-        samples = len(pcm) // 2
+        samples = size >> 1
         begin = self._next if position is None else position
-        if (begin + samples) / self._rate - (now - self._started_at) > up.upstream_s:
+        if (begin + samples) / rate - (now - self._started_at) > self._upstream_s:
             # Faster than anybody can speak: bounded, and so that a flood does not leave the call deaf afterwards.
-            up.dropped("user_audio_samples", samples)
+            self._intake.dropped("user_audio_samples", samples)
             return
-        if position is not None and position != self._next:
-            behind = self._next - position
+        if begin != self._next:
+            behind = self._next - begin
             if behind > 0:
                 # Late, or sent again after a resume: what we have had (or have gone on without) is not heard twice.
-                up.dropped("user_late_samples", min(behind, samples))
+                self._intake.dropped("user_late_samples", min(behind, samples))
                 if behind >= samples:
                     return
                 pcm = pcm[behind * 2 :]
                 samples -= behind
-            elif -behind > self._rate * _JITTER_S:
-                up.dropped("user_gap_ms", -behind * 1000 // self._rate)
+            elif -behind > rate * _JITTER_S:
+                self._intake.dropped("user_gap_ms", -behind * 1000 // rate)
                 if self._resampler is not None:
                     self._resampler.reset()
-                self._next = position
-                self._out = self._scaled(position)
+                self._next = begin
+                self._out = self._scaled(begin)
         self._next += samples
         if self._resampler is not None:
             pcm = self._resampler.feed(pcm)
-        if pcm:
-            up.user_audio(pcm, self._out)
-            self._out += len(pcm) // 2
+            samples = len(pcm) >> 1
+            if not samples:
+                return
+        self._intake.audio(pcm, self._out, now)
+        self._out += samples
 
     def _scaled(self, position: int) -> int:
-        return position * self._up.input_rate // self._rate
+        return position * self._intake.rate // self._rate
 
     def input(self, message: Input) -> None:
         """See Port."""
-        self._up.user_input(message)
+        self._attendance.input(message)
 
     def played(self, position: int, at: float | None = None) -> None:
         """See Port."""
         if self.listener is not None:
-            self.listener.played(position, self._up.now(), at)
+            self.listener.played(position, self._clock(), at)
 
     def cleared(self, position: int) -> None:
         """See Port."""
@@ -119,16 +122,16 @@ class SessionPort:
 
     def away(self) -> None:
         """See Port."""
-        self._up.channel_away(self.channel)
+        self._attendance.away(self.channel)
 
     def back(self, *, gap_events: int = 0, gap_ms: int = 0) -> None:
         """See Port."""
-        self._up.channel_back(self.channel, gap_events, gap_ms)
+        self._attendance.back(self.channel, gap_events, gap_ms)
 
     def ended(self, reason: str = "client_left") -> None:
         """See Port."""
-        self._up.channel_ended(self.channel, reason)
+        self._attendance.ended(self.channel, reason)
 
     def refused(self, error: DuologueError) -> None:
         """Something the participant sent could not be taken; tell everybody who can act."""
-        self._up.emit_error(ErrorEvent(code=error.code, message=str(error)))
+        self._attendance.refused(error)

@@ -214,8 +214,9 @@ class Responses:
         if listener is not self.addressee:
             return
         current = listener.playing
-        for event in self._room.values():
-            event.set()
+        if self._room:
+            for event in self._room.values():
+                event.set()
         if current is None:
             return
         heard = listener.heard(current, now)
@@ -234,11 +235,17 @@ class Responses:
 
     def after_frame(self, now: float) -> None:
         """Called now and then while playing: notices that the end is near, and that there is room to make more."""
-        for event in self._room.values():
-            event.set()
+        if self._room:
+            for event in self._room.values():
+                event.set()
         listener = self.addressee
         if listener is None or self._ending_said:
             return
+        boundary_s, current = self._director.boundary_s, listener.current
+        if current is not None and (
+            not current.generated or current.samples - listener.offset > boundary_s * current.rate
+        ):
+            return  # as it is for most of an answer
         left = listener.ledger.unplayed_s(now)
         for response in self._open.values():
             if response.gated or response.status is not None:
@@ -249,7 +256,7 @@ class Responses:
                 left += (response.samples - listener.offset) / response.rate
             elif not listener.has_had(response):
                 left += response.seconds
-        if left <= self._director.boundary_s:
+        if left <= boundary_s:
             self._ending_said = True
             self._director.ending(now)
 

@@ -83,16 +83,16 @@ class Toolbench:
     def _fill(self, call: str) -> None:
         """The caller may have waited in silence for a while: say something, once a run."""
         conductor = self._conductor
-        if not conductor.speaks or all(run.call.id != call for run in self.executor.running):
+        if not conductor.speaking.speaks or all(run.call.id != call for run in self.executor.running):
             return
-        left_s = self._filler.after_s - (conductor.now() - conductor.silent_since)
+        left_s = self._filler.after_s - (conductor.now() - conductor.speaking.silent_since)
         if conductor.responses.owed or conductor.floor.user_has_floor:
             self._loop.call_later(self._filler.after_s, self._fill, call)
         elif left_s > _SOON_S:
             self._loop.call_later(left_s, self._fill, call)
         else:
             texts = self._filler.texts
-            conductor.say(texts[self._fillers_said % len(texts)], "filler")
+            conductor.speaking.say(texts[self._fillers_said % len(texts)], "filler")
             self._fillers_said += 1
 
     def withdraw(self, calls: Iterable[str]) -> None:
@@ -128,8 +128,13 @@ class Toolbench:
         elif event.kind == "progress":
             conductor.emit(ToolProgress(call=call.id, name=call.name, message=event.text))
             tool = self.executor.tools.get(call.name)
-            if tool is not None and tool.speak_progress and conductor.speaks and not conductor.floor.user_has_floor:
-                conductor.say(event.text, "filler")
+            if (
+                tool is not None
+                and tool.speak_progress
+                and conductor.speaking.speaks
+                and not conductor.floor.user_has_floor
+            ):
+                conductor.speaking.say(event.text, "filler")
         elif event.kind == "finished" and event.result is not None:
             self._finished(call, event.result)
 
@@ -153,7 +158,7 @@ class Toolbench:
         """The result is durable: it is history, and the model may have it."""
         conductor = self._conductor
         conductor.conversation.result(call.id, call.name, text, failed=result.status != "ok")
-        conductor.untold_results.append(call.id)
+        conductor.speaking.untold.append(call.id)
         if conductor.connection is not None:
             conductor.connection.tool_result(call.id, call.name, text, error=result.status != "ok")
         unwanted = call.id in self._unwanted
@@ -163,11 +168,11 @@ class Toolbench:
         waiting = self._waiting.get(response, set())
         waiting.discard(call.id)
         if tool is not None and tool.ends_call and result.status == "ok":
-            conductor.say_goodbye()
+            conductor.speaking.say_goodbye()
         if not waiting:
             # One answer for all results of one request: parallel tools are spoken of together.
             self._waiting.pop(response, None)
             if unwanted:
-                conductor.unowed()
+                conductor.speaking.unowed()
             else:
-                conductor.respond("", "farewell" if conductor.farewell else "tool")
+                conductor.speaking.respond("", "farewell" if conductor.speaking.farewell else "tool")

@@ -92,6 +92,8 @@ class GroupCommitter(Committer):
         hold = self._hold("store")
 
         def deliver(result: T | None, error: BaseException | None) -> None:
+            if hold is not None:
+                hold.release()
             if future.done():
                 return
             if error is not None:
@@ -107,8 +109,6 @@ class GroupCommitter(Committer):
             except Exception as error:
                 fault = error
             self._post(deliver, result, fault)
-            if hold is not None:
-                hold.release()
 
         self._work.put(task)
         try:
@@ -124,12 +124,15 @@ class GroupCommitter(Committer):
     def _commit(self, batch: Sequence[Append]) -> None:
         hold = self._hold("journal commit")
 
+        def deliver(answers: Answers, seconds: float) -> None:
+            if hold is not None:
+                hold.release()
+            self._answered(answers, seconds)
+
         def task() -> None:
             begun = time.perf_counter()
             answers = _append(self.store, batch)
-            self._post(self._answered, answers, time.perf_counter() - begun)
-            if hold is not None:
-                hold.release()
+            self._post(deliver, answers, time.perf_counter() - begun)
 
         self._work.put(task)
 

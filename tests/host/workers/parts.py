@@ -164,6 +164,11 @@ async def do(worker: Worker, code: str) -> Any:
     return answer.get("value") if "error" not in answer else answer
 
 
+def read(pid: int, name: str) -> str:
+    """A file of a process in /proc."""
+    return Path(f"/proc/{pid}/{name}").read_text()
+
+
 class Gate:
     """A gateway's end of one link, with one stream."""
 

@@ -21,7 +21,7 @@ from duologue.speech.base import STT_RATE
 from duologue.speech.moonshine import MoonshineSTT
 from duologue.speech.piper import PiperTTS, PiperVoice
 from duologue.wire.hostlink import Message
-from tests.host.workers.parts import HELLO, TENANT, deploy, fleet, gate, spec
+from tests.host.workers.parts import HELLO, TENANT, deploy, fleet, gate, read, spec
 
 pytestmark = pytest.mark.anyio
 
@@ -94,9 +94,9 @@ async def test_a_stream_that_is_closed_early_leaves_the_service_free(tmp_path: P
 
 async def test_no_file_of_the_host_is_loaded_for_a_tenant(tmp_path: Path) -> None:
     async with service(tmp_path) as host, worker(host) as client:
-        model = tmp_path / "voice.onnx"
+        model, config = tmp_path / "voice.onnx", tmp_path / "voice.onnx.json"
         model.write_bytes(b"")
-        Path(f"{model}.json").write_text('{"audio": {"sample_rate": 22050}}')
+        config.write_text('{"audio": {"sample_rate": 22050}}')
         with pytest.raises(ConfigurationError, match="may not load"):
             await say(PiperTTS(PiperVoice(model=str(model)), compute=client.compute), "Hello.")
         with pytest.raises(ConfigurationError, match="may not load"):
@@ -152,5 +152,4 @@ agent = Agent(model=Cascade.local(llm="phrase"), greeting="Hello there, how are 
             await link.until("welcome")
             while (await link.next(Message)).text:
                 pass  # until the greeting sounds
-        libraries = Path(f"/proc/{worker.pid}/maps").read_text()
-        assert "libmoonshine" not in libraries
+        assert "libmoonshine" not in read(worker.pid, "maps")

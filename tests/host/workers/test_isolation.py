@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from duologue.host.types import HostError, Limits
-from tests.host.workers.parts import ANYTHING, TENANT, begin, deploy, do, fleet, spec
+from duologue.host.types import Limits
+from tests.host.workers.parts import ANYTHING, TENANT, begin, deploy, do, fleet, read, spec
 
 pytestmark = pytest.mark.anyio
 
@@ -140,8 +140,7 @@ async def test_limits_of_processor_time_are_set(tmp_path: Path) -> None:
     source = deploy(tmp_path / "src", main=ANYTHING)
     async with fleet() as made:
         worker = await begin(made, spec(source, limits=Limits(cpu=0.5)))
-        lines = Path(f"/proc/{worker.pid}/cgroup").read_text().splitlines()
-        assert any(worker.id in line for line in lines)
+        assert f"/{worker.id}\n" in read(worker.pid, "cgroup")
 
 
 async def test_a_tenants_user_id_outlives_the_host(tmp_path: Path) -> None:
@@ -163,10 +162,7 @@ async def test_an_app_that_uses_the_template_to_lie_is_held_to_its_own_pid(tmp_p
     lie = "\nos.fork, real = (lambda: 1 if os.getpid() else 0), os.fork\n"
     source = deploy(tmp_path / "src", main=ANYTHING + lie)
     async with fleet(first_ping_s=3.0) as made:
-        try:
-            probe = await made.prepare(spec(source))
-        except HostError as error:
-            assert error.status == 424
-        else:
-            assert probe.tier_used == "cold"
+        probe = await made.prepare(spec(source))
+        assert probe.tier_used == "cold"
+        assert "did not serve" in probe.reason
         os.kill(1, 0)

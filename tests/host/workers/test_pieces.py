@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -19,7 +18,7 @@ from duologue.host.types import Limits, VersionSpec
 from duologue.host.workers import FleetOptions
 from duologue.host.workers import inference_messages as im
 from duologue.host.workers import messages as m
-from duologue.host.workers.limits import Cgroups, Group
+from duologue.host.workers.limits import PREFIX, Cgroups, Group
 from duologue.host.workers.ping import ping
 from duologue.host.workers.uids import Uids
 
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 def test_limits_of_version_2_are_written_as_the_kernel_wants_them(tmp_path: Path) -> None:
-    group = Group({name: tmp_path for name in ("memory", "cpu", "pids")}, unified=True)
+    group = Group(dict.fromkeys(("memory", "cpu", "pids"), tmp_path), unified=True)
     group.limit(Limits(memory_bytes=1 << 20, cpu=1.5, processes=7))
     assert (tmp_path / "memory.max").read_text() == str(1 << 20)
     assert (tmp_path / "memory.swap.max").read_text() == "0"
@@ -39,21 +38,38 @@ def test_limits_of_version_2_are_written_as_the_kernel_wants_them(tmp_path: Path
     assert not group.starved()
 
 
-def test_a_group_of_this_machine_holds_a_process_kills_it_and_goes() -> None:
+async def test_a_group_of_this_machine_holds_a_process_kills_it_and_goes() -> None:
     groups = Cgroups(f"duologue-test-{os.getpid()}")
     try:
         group = groups.create("w1", Limits(memory_bytes=64 << 20, cpu=1.0, processes=5))
         assert group is not None
-        sleeper = subprocess.Popen(["sleep", "600"])
+        sleeper = await asyncio.create_subprocess_exec("sleep", "600")
         group.add(sleeper.pid)
         assert group.pids() == [sleeper.pid]
         assert not group.remove()
         group.kill()
-        assert sleeper.wait(20) == -9
-        while not group.remove():  # the kernel lets go of a dead process in its own time
-            os.sched_yield()
+        assert await sleeper.wait() == -9
     finally:
-        groups.close()
+        await groups.close()
+    assert group.remove()
+
+
+async def test_what_a_killed_host_left_is_ended_when_the_next_one_starts() -> None:
+    ended = await asyncio.create_subprocess_exec("true")
+    await ended.wait()
+    orphaned = Cgroups(f"{PREFIX}{ended.pid}-1")
+    group = orphaned.create("w1", Limits(processes=5))
+    assert group is not None
+    sleeper = await asyncio.create_subprocess_exec("sleep", "600")
+    group.add(sleeper.pid)
+    mine = Cgroups(f"{PREFIX}{os.getpid()}-test")
+    try:
+        mine.sweep()
+        assert await sleeper.wait() == -9
+    finally:
+        await orphaned.close()
+        await mine.close()
+    assert group.remove()
 
 
 def test_without_control_groups_all_controllers_are_missing() -> None:

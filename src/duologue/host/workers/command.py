@@ -143,7 +143,6 @@ class _Runner:
             except OSError:
                 await asyncio.sleep(_RETRY_S)
             else:
-                front.connected()
                 return
 
 
@@ -157,6 +156,11 @@ class _Pipe(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def close(self) -> None:
+        """Close it."""
+        if self.transport is not None:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -182,8 +186,8 @@ class _Pipe(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """See asyncio.Protocol."""
-        if self.peer is not None and self.peer.transport is not None:
-            self.peer.transport.close()
+        if self.peer is not None:
+            self.peer.close()
 
 
 class _Front(_Pipe):
@@ -208,10 +212,13 @@ class _Front(_Pipe):
         else:
             super().data_received(data)
 
-    def connected(self) -> None:
+    def connected(self, back: _Back) -> None:
         """The command listens."""
         assert self.transport is not None
-        if self._first:
+        self.peer = back
+        if self.transport.is_closing():
+            back.close()
+        elif self._first:
             super().data_received(self._first)
             self._first = b""
             self.transport.resume_reading()
@@ -222,8 +229,13 @@ class _Back(_Pipe):
 
     def __init__(self, front: _Front) -> None:
         super().__init__()
-        self.peer = front
-        front.peer = self
+        self._front = front
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol. What the client has sent goes before what it sends from now on."""
+        super().connection_made(transport)
+        self.peer = self._front
+        self._front.connected(self)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ..types import HostError, VersionSpec
 from . import messages as m
 from .capacity import Admission, Capacity
 from .inference_host import InferenceHost
-from .limits import Cgroups
+from .limits import PREFIX, Cgroups
 from .options import FleetOptions
 from .supervisor import supervise
 from .uids import Uids
@@ -72,7 +72,8 @@ class Fleet:
         self._journals.mkdir(parents=True, exist_ok=True)
         if own:
             self._uids = Uids(self._journals / "uids.json", *self.options.uids)
-        self._cgroups = Cgroups(f"duologue-{os.getpid()}-{id(self):x}", use=self.options.cgroups == "auto")
+        self._cgroups = Cgroups(f"{PREFIX}{os.getpid()}-{id(self):x}", use=self.options.cgroups == "auto")
+        self._cgroups.sweep()
         self._around = Surroundings(self.directory, self.options, self._cgroups)
         if self.options.inference == "shared":
             self._inference = InferenceHost(self.directory, self.options)
@@ -94,7 +95,7 @@ class Fleet:
         if self._inference is not None:
             await self._inference.close()
         await self._admission.stop()
-        self._cgroups.close()
+        await self._cgroups.close()
 
     def journals(self, tenant: str) -> Path:
         """The tenant's directory for journals, made if need be, its alone: pass files in it as `journal`."""

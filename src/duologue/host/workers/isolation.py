@@ -7,15 +7,17 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import NoReturn
 
 from . import kernel
 from . import messages as m
 
-try:
+_new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+with contextlib.suppress(ImportError):
     import uvloop
-except ImportError:
-    uvloop = None  # type: ignore[assignment]
+
+    _new_loop = uvloop.new_event_loop
 
 
 def isolate(boot: m.Boot) -> tuple[str, ...]:
@@ -43,10 +45,7 @@ def leave(code: int) -> NoReturn:
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """uvloop where there is one."""
-    if uvloop is None:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+    return _new_loop()
 
 
 def settle(home: str, output: int | None = None) -> None:

@@ -6,6 +6,7 @@ and the fleet says so.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -14,6 +15,10 @@ from pathlib import Path
 from ..types import Limits
 
 _PERIOD_US = 100_000
+#: how often, and how long apart (seconds), the removal of a group is tried in which processes still end
+_REMOVALS, _APART_S = 50, 0.02
+#: begins the names of fleets' groups; the pid of the host follows
+PREFIX = "duologue-"
 _CONTROLLERS = ("memory", "cpu", "pids")
 
 
@@ -73,9 +78,9 @@ class Group:
             return
         if (pids := self._directories.get("pids")) is not None:
             _try(pids / "pids.max", 0)
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for directory in self._directories.values():
+            _kill(directory / "cgroup.procs")
+            return
 
     def remove(self) -> bool:
         """Remove it; False while processes of it still end."""
@@ -119,11 +124,23 @@ class Cgroups:
         group.limit(limits)
         return group
 
-    def close(self) -> None:
-        """Remove the fleet's own groups; those of workers must be gone."""
+    async def close(self) -> None:
+        """Remove the fleet's own groups, once the kernel has let go of the last process in them."""
         for root in set(self._roots.values()):
-            with contextlib.suppress(OSError):
-                root.rmdir()
+            for _ in range(_REMOVALS):
+                if _remove(root):
+                    break
+                await asyncio.sleep(_APART_S)
+
+    def sweep(self) -> None:
+        """End and remove what hosts that were killed have left beside: their workers have nobody to serve."""
+        for root in set(self._roots.values()):
+            for left in root.parent.glob(f"{PREFIX}[0-9]*-*"):
+                owner = left.name.removeprefix(PREFIX).partition("-")[0]
+                if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                    for procs in left.glob("*/cgroup.procs"):
+                        _kill(procs)
+                    _remove(left)
 
     def _find(self, name: str) -> None:
         mounts = [line.split() for line in _read("/proc/self/mounts").splitlines()]
@@ -158,6 +175,24 @@ class Cgroups:
                     self._roots[controller] = root
             if not self._roots:
                 root.rmdir()
+
+
+def _kill(procs: Path) -> None:
+    """SIGKILL the processes that a group's file lists."""
+    with contextlib.suppress(OSError):
+        for line in procs.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(line), signal.SIGKILL)
+
+
+def _remove(root: Path) -> bool:
+    """Remove a fleet's group with those in it; whether it is gone."""
+    with contextlib.suppress(OSError):
+        for group in root.iterdir():
+            if group.is_dir():
+                group.rmdir()
+        root.rmdir()
+    return not root.exists()
 
 
 def _read(path: str) -> str:

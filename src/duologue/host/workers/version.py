@@ -108,6 +108,8 @@ class Version:
     def cool(self, reason: str) -> None:
         """Give the template up: the throw-away child did not do."""
         self.reason = reason
+        if self.template is not None:
+            self.template.kill()  # nobody's session is its child
         self._drop_template()
 
     def _drop_template(self) -> None:
@@ -149,7 +151,7 @@ class Version:
 
     async def _fill(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
-        while not self.retired and self.template is not None and len(self._pool) < self._around.options.pool:
+        while self._wants_more():
             try:
                 process = await self._fork()
             except HostError as error:
@@ -158,6 +160,9 @@ class Version:
             self._pool.append(process)
             if self.retired:
                 self._drop_template()
+
+    def _wants_more(self) -> bool:
+        return not self.retired and self.template is not None and len(self._pool) < self._around.options.pool
 
     async def _fork(self) -> Process:
         assert self.template is not None

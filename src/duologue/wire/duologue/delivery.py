@@ -18,9 +18,14 @@ from duologue.wire.duologue.frames import LAST, MAX_PAYLOAD
 from duologue.wire.duologue.messages import AudioSpec, Capabilities, Clear, Duck, Message, encode_event
 from duologue.wire.duologue.options import ServerOptions
 
+# A named tuple's own constructor is a Python function.
+_make = tuple.__new__
+
 if TYPE_CHECKING:
     from duologue.wire.duologue.server import ServerProtocol
 
+#: an acknowledgement falls due so long after the first message it covers; its driver has the rest of 250 ms to write it
+ACK_AFTER_S = 0.2
 #: clears that may wait for their answer; a client that answers none is estimated anyway
 _MAX_CLEARS = 32
 #: response numbers that are remembered; audio of more responses is never in flight at once
@@ -76,13 +81,13 @@ class ServerDelivery:
         self.tokens = ResumeTokens(token)
         self.grace = Grace(self.options.grace_s)
         rate = output.rate if output else 0
-        self._rate = rate
+        self._most_samples = self.options.queue_audio_s * rate
         self.outbox = Outbox(
             epoch=epoch,
             audio_samples=max(1, int(self.options.keep_audio_s * rate)),
             event_bytes=self.options.keep_event_bytes,
         )
-        self.inbox = Inbox(epoch=epoch)
+        self.inbox = Inbox(epoch=epoch, ack_after_s=ACK_AFTER_S)
         self.link: ServerProtocol | None = None
         self.position = 0
         self.transmitted = 0
@@ -144,23 +149,25 @@ class ServerDelivery:
         at = self.position if position is None else position
         if at < self.position:
             raise ProtocolError(f"Audio at {at} cannot follow audio up to {self.position}.", hint="A track only grows.")
-        samples = len(pcm) >> 1
-        if self.queued_samples + samples > self.options.queue_audio_s * self._rate:
+        size = len(pcm)
+        samples = size >> 1
+        if self.queued_samples + samples > self._most_samples:
             raise LimitExceededError(
                 f"{self.options.queue_audio_s} s of audio wait for the client already.",
                 hint="Stop generating, and go on when it has caught up.",
             )
         self.position = at + samples
-        if len(pcm) <= MAX_PAYLOAD:
-            self.audio.append(Queued(pcm, at, response, offset, LAST if last else 0))
+        told = bool(self.audio)  # a link that still has some to write needs no telling
+        if size <= MAX_PAYLOAD:
+            self.audio.append(_make(Queued, (pcm, at, response, offset, LAST if last else 0)))
         else:
-            for start in range(0, len(pcm), MAX_PAYLOAD):
-                done = start + MAX_PAYLOAD >= len(pcm)
+            for start in range(0, size, MAX_PAYLOAD):
+                done = start + MAX_PAYLOAD >= size
                 piece = pcm[start : start + MAX_PAYLOAD]
                 half = start >> 1
                 self.audio.append(Queued(piece, at + half, response, offset + half, LAST if last and done else 0))
         self.queued_samples += samples
-        if self.link is not None:
+        if not told and self.link is not None:
             self.link.notify()
         return at
 

@@ -26,6 +26,8 @@ _pack_user = _USER.pack
 _pack_agent = _AGENT.pack
 _unpack_user = _USER.unpack_from
 _unpack_agent = _AGENT.unpack_from
+# A named tuple's own constructor is a Python function.
+_make = tuple.__new__
 
 
 class UserAudio(NamedTuple):
@@ -65,12 +67,14 @@ def decode_user_audio(frame: bytes) -> UserAudio:
     """A frame of user audio. Raises ProtocolError (`unknown_frame`, `malformed`, `too_big`). The payload is not
     judged.
     """
-    if len(frame) < USER_HEADER or frame[0] != USER_AUDIO:
+    if len(frame) < USER_HEADER:
         raise _refusal(frame, USER_AUDIO, USER_HEADER)
-    _, _, header, epoch, n, position = _unpack_user(frame)
+    kind, _, header, epoch, n, position = _unpack_user(frame)
+    if kind != USER_AUDIO:
+        raise _refusal(frame, USER_AUDIO, USER_HEADER)
     if header != USER_HEADER or len(frame) > FRAME_BYTES:
         _check_header(frame, header, USER_HEADER)
-    return UserAudio(epoch, n, position, frame[header:])
+    return _make(UserAudio, (epoch, n, position, frame[header:]))
 
 
 def decode_agent_audio(frame: bytes) -> AgentFrame:

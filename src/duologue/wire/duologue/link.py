@@ -30,52 +30,48 @@ class Link:
         wake: called when a frame became ready outside of the I/O driver's own calls.
 
     Attributes:
+        control: control messages that wait, encoded.
+        heartbeat: runs once the opening is done.
         close_code: set once the link must end: the driver sends what `next_frame` still gives, and closes with it.
         clock: the peer's clock against ours.
         errors: non-fatal errors of the other side.
     """
 
-    __slots__ = ("_control", "_deadline", "_heartbeat", "_max_errors", "clock", "close_code", "errors", "wake")
+    __slots__ = ("_deadline", "_max_errors", "clock", "close_code", "control", "errors", "heartbeat", "wake")
 
     def __init__(self, *, max_errors: int, deadline: float, wake: Callable[[], None] | None = None) -> None:
-        self._control: deque[str] = deque()
-        self._heartbeat: Heartbeat | None = None
+        self.control: deque[str] = deque()
+        self.heartbeat: Heartbeat | None = None
         self._deadline: float | None = deadline
         self._max_errors = max_errors
         self.close_code: int | None = None
         self.clock = ClockSync()
         self.errors = 0
-        self.wake = wake
+        self.wake: Callable[[], None] = wake or _nobody
 
     def opened(self, *, heartbeat_s: float, miss_s: float, now: float) -> None:
         """The opening is done: the heartbeat begins with a ping."""
         self._deadline = None
-        self._heartbeat = Heartbeat(every=heartbeat_s, miss=miss_s, now=now)
+        self.heartbeat = Heartbeat(every=heartbeat_s, miss=miss_s, now=now)
 
     def send(self, message: Message) -> None:
         """Queue a control message; it overtakes everything that has a number."""
-        self._control.append(encode(message))
-        self.notify()
-
-    def notify(self) -> None:
-        """Something may be ready to be written."""
-        if self.wake is not None:
-            self.wake()
+        self.control.append(encode(message))
+        self.wake()
 
     def next_control(self, inbox: Inbox | None, now: float) -> str | None:
         """The next control message to be written, acknowledgements that are due included."""
-        if self._control:
-            return self._control.popleft()
-        if inbox is not None and self.close_code is None:
-            ack = inbox.ack_due(now)
-            if ack is not None:
-                return encode(Ack(e=ack[0], n=ack[1]))
+        if self.control:
+            return self.control.popleft()
+        if inbox is not None and now >= inbox.ack_at and self.close_code is None:
+            epoch, n = inbox.ack_now()
+            return encode(Ack(e=epoch, n=n))
         return None
 
     def received(self, now: float) -> None:
         """Something arrived."""
-        if self._heartbeat is not None:
-            self._heartbeat.received(now)
+        if self.heartbeat is not None:
+            self.heartbeat.received(now)
 
     def ping(self, message: Ping, now: float) -> None:
         """Answer a ping."""
@@ -105,17 +101,20 @@ class Link:
 
     def next_deadline(self, inbox: Inbox | None) -> float:
         """When :meth:`tick` has something to do."""
-        if self._heartbeat is None:
+        if self.heartbeat is None:
             return self._deadline if self._deadline is not None else float("inf")
-        due = self._heartbeat.next_deadline()
-        ack = inbox.next_deadline() if inbox is not None else None
-        return due if ack is None or ack > due else ack
+        due = self.heartbeat.next_deadline()
+        return due if inbox is None or inbox.ack_at > due else inbox.ack_at
 
-    def tick(self, now: float, *, what: str) -> None:
-        """Ping when due. Raises ProtocolError when the link is dead (4010) or was never opened (4006)."""
+    def tick(self, inbox: Inbox | None, now: float, *, what: str) -> None:
+        """Ping when due, and have an acknowledgement written that is due. Raises ProtocolError when the link is dead
+        (4010) or was never opened (4006).
+        """
         if self.close_code is not None:
             return
-        if self._heartbeat is None:
+        if inbox is not None and now >= inbox.ack_at:
+            self.wake()
+        if self.heartbeat is None:
             if self._deadline is not None and now >= self._deadline:
                 self._deadline = None
                 self.refuse(
@@ -124,7 +123,7 @@ class Link:
                     )
                 )
             return
-        beat = self._heartbeat.tick(now)
+        beat = self.heartbeat.tick(now)
         if beat is Beat.PING:
             self.send(Ping(t=now))
         elif beat is Beat.DEAD:
@@ -136,6 +135,10 @@ class Link:
                     close_code=4010,
                 )
             )
+
+
+def _nobody() -> None:
+    """Whom a link tells that drives its I/O by itself."""
 
 
 def gap_message(gap: Gap, rate: int) -> GapMessage:

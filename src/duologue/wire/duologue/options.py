@@ -20,8 +20,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
         grace_s: how long a call outlives its link.
         handshake_s: time for the client's `hello`.
         text_bytes: longest text message.
-        messages_per_s, burst: token bucket over the messages of one link. A resumed one may send on top what a grace period allows,
-            since it brings what was kept meanwhile.
+        messages_per_s, burst: token bucket over the messages of one link. A resumed one may send on top what a grace
+            period allows, since it brings what was kept meanwhile.
         max_errors: non-fatal errors of a client on one link before it is closed.
         keep_audio_s, keep_event_bytes: what is kept for a replay.
         queue_audio_s, queue_events: what waits for transmission at most.

@@ -20,13 +20,15 @@ class Sender:
         parts: the replay of what follows it (`Outbox.replay`); empty for a new call.
     """
 
-    __slots__ = ("_cursor", "_declared", "_delivery", "_replay")
+    __slots__ = ("_cursor", "_declared", "_declared_for", "_delivery", "_outbox", "_replay")
 
     def __init__(self, delivery: ServerDelivery, after: Position, parts: list[Item | Gap]) -> None:
         self._delivery = delivery
+        self._outbox = delivery.outbox
         self._cursor = after
         self._replay = deque(parts)
         self._declared = 0  # the response number that was declared last; numbers start at 1
+        self._declared_for = ""
 
     def next(self) -> str | bytes | None:
         """The next frame: replay first, then events, then audio. None: nothing waits."""
@@ -34,21 +36,24 @@ class Sender:
         if self._replay:
             return self._replayed()
         if delivery.events:
-            epoch, n = delivery.outbox.next()
+            epoch, n = self._outbox.next()
             text = encode_event(epoch, n, delivery.events.popleft())
-            delivery.outbox.push_event(text)
+            self._outbox.push_event(text)
             return text
-        if not delivery.audio:
+        audio = delivery.audio
+        if not audio:
             return None
-        pcm, position, response, offset, flags = delivery.audio[0]
-        number = delivery.number(response)
-        if number != self._declared:
+        pcm, position, response, offset, flags = audio[0]
+        if response == self._declared_for:
+            number = self._declared
+        elif (number := delivery.number(response)) != self._declared:
             return self._declare(number, response)
-        delivery.audio.popleft()
+        audio.popleft()
         samples = len(pcm) >> 1
-        epoch, n = delivery.outbox.sent
+        outbox = self._outbox
+        epoch, n = outbox.sent
         frame = encode_agent_audio(epoch, n + 1, position, number, offset, pcm, flags)
-        delivery.outbox.push_audio(frame, samples, position, response)
+        outbox.push_audio(frame, samples, position, response)
         delivery.queued_samples -= samples
         delivery.transmitted = position + samples
         return frame
@@ -72,5 +77,5 @@ class Sender:
         return part.data
 
     def _declare(self, number: int, response: str) -> str:
-        self._declared = number
+        self._declared, self._declared_for = number, response
         return encode(ResponseNumber(number=number, response=response))

@@ -93,6 +93,8 @@ class ServerProtocol:
         self.hello: Hello | None = None
         self.delivery: ServerDelivery | None = None
         self._link = Link(max_errors=self.options.max_errors, deadline=now + self.options.handshake_s, wake=wake)
+        #: to be called when something has become ready to be written
+        self.notify = self._link.wake
         self._bucket = TokenBucket(self.options.messages_per_s, self.options.burst, now)
         self._sender: Sender | None = None
         self._confirmed = False
@@ -240,10 +242,11 @@ class ServerProtocol:
         except ProtocolError as error:
             return [*link.refuse(error, ref="audio")]
         epoch, n, position, pcm = audio
+        size = len(pcm)
         try:
             if not delivery.inbox.accept(epoch, n, now):
                 return []
-            if len(pcm) & 1 or not pcm or delivery.input is None:
+            if size & 1 or not size or delivery.input is None:
                 raise _bad_audio(pcm)
             if position < delivery.capture:
                 raise ProtocolError(
@@ -252,8 +255,8 @@ class ServerProtocol:
                     code="position",
                 )
         except ProtocolError as error:
-            return [*link.refuse(error, f"{epoch}:{n}", len(pcm) >> 1)]
-        delivery.capture = position + (len(pcm) >> 1)
+            return [*link.refuse(error, f"{epoch}:{n}", size >> 1)]
+        delivery.capture = position + (size >> 1)
         return [audio]
 
     def receive_text(self, text: str, now: float) -> list[FromClient]:
@@ -261,10 +264,9 @@ class ServerProtocol:
         if not self._arrived(now):
             return []
         link = self._link
-        ref = ""
+        message: Upstream | None = None
         try:
             message = upstream.decode(text, self.options.text_bytes)
-            ref = tag(message)
             if self.delivery is None or isinstance(message, Hello):
                 return [self._opening(message)]
             return self._handle(message, self.delivery, now)
@@ -273,14 +275,15 @@ class ServerProtocol:
                 raise
             if self.delivery is None and error.close_code is None:
                 error = ProtocolError(error.message, hint=error.hint, code=error.code, close_code=4000)
-            return [*link.refuse(error, ref)]
+            return [*link.refuse(error, "" if message is None else tag(message))]
 
     def _arrived(self, now: float) -> bool:
         """Whether what arrived counts: not after the end of the link, when messages may still be in flight."""
         link = self._link
         if link.close_code is not None:
             return False
-        link.received(now)
+        if (heartbeat := link.heartbeat) is not None:
+            heartbeat.received(now)
         if not self._bucket.take(now):
             link.refuse(
                 ProtocolError(
@@ -401,17 +404,17 @@ class ServerProtocol:
         """
         if self._link.close_code is None:
             self._farewell = Bye(code=code, message=message)
-            self._link.notify()
+            self.notify()
 
     def next_frame(self, now: float) -> str | bytes | None:
         """The next frame to be written, numbered at this moment: control first, then events, then audio. None:
         nothing is ready.
         """
-        link = self._link
-        frame = link.next_control(self.delivery.inbox if self.delivery else None, now)
-        if frame is not None:
-            return frame
-        sender, delivery = self._sender, self.delivery
+        link, sender, delivery = self._link, self._sender, self.delivery
+        if link.control or (delivery is not None and now >= delivery.inbox.ack_at):
+            frame = link.next_control(delivery.inbox if delivery is not None else None, now)
+            if frame is not None:
+                return frame
         if sender is None or delivery is None or link.close_code is not None or delivery.link is not self:
             return None
         sequenced = sender.next()
@@ -440,17 +443,13 @@ class ServerProtocol:
         """The WebSocket has ended with `code`: nothing more is written or taken."""
         if self._link.close_code is None:
             self._link.close_code = code
-            self._link.notify()
+            self.notify()
 
     def replaced(self) -> None:
         """A newer link of the same call has come."""
         if self._link.close_code is None:
             self._link.close_code = 4009
-            self._link.notify()
-
-    def notify(self) -> None:
-        """Something is ready to be written."""
-        self._link.notify()
+            self.notify()
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -460,7 +459,7 @@ class ServerProtocol:
 
     def tick(self, now: float) -> None:
         """Heartbeat and deadlines. Raises ProtocolError if the link is dead or was never opened."""
-        self._link.tick(now, what="hello")
+        self._link.tick(self.delivery.inbox if self.delivery else None, now, what="hello")
 
 
 def resume_refused() -> ProtocolError:

@@ -1,0 +1,32 @@
+"""Hours of conversation: an hour in `make test`, a day in `make soak` (DUOLOGUE_SOAK_HOURS)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from benchmarks.providers import WIRES, Wire
+from tests.soak.daylong import FACT, LIFE_S, converse
+
+HOURS = float(os.environ.get("DUOLOGUE_SOAK_HOURS", "0.5"))
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("wire", WIRES)
+def test_nothing_is_lost_and_nothing_is_forgotten(wire: Wire) -> None:
+    outcome = converse(wire, HOURS)
+    assert outcome.hours >= HOURS, outcome.errors
+    assert not outcome.wrong
+    assert (outcome.account.lost, outcome.account.doubled) == (0, 0)
+    assert outcome.account.turns > 60 * HOURS
+    assert outcome.tools > 8 * HOURS
+    assert outcome.rotations >= HOURS * 3600 / LIFE_S + outcome.drops - 1
+    assert not outcome.errors
+    history = "\n".join(outcome.sent)
+    assert FACT in history, "the last connection was given what was told at the beginning"
+    if outcome.limit is not None:
+        assert len(history.encode()) < outcome.limit * 4, "the history, its framing, and a few turns"
+    if HOURS >= 6:  # the history is full by then
+        middle = len(outcome.rss_mb) // 2
+        assert outcome.rss_mb[-1] < outcome.rss_mb[middle] + 30, outcome.rss_mb
