@@ -16,7 +16,7 @@ help:
 	@echo "make lint               the first three alone"
 	@echo "make bench [QUICK=1] [NAMES=...]   the benchmarks of docs/benchmarks.md"
 	@echo "make test-live PROVIDER=openai|nova|gemini   the conformance calls with the real provider and your key; costs money"
-	@echo "make soak               the property tests with a hundred times the examples"
+	@echo "make soak               a day of conversation on each wire, and the property tests with a hundred times the examples"
 	@echo "make pin                compile requirements/*.txt anew (needs uv)"
 	@echo "make clean              remove .venv and what tests and builds leave behind"
 
@@ -53,7 +53,8 @@ bench: .venv/ready-dev
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(NAMES)
 
 soak: .venv/ready-dev
-	@$(PY) -m pytest -q --timeout=3600 --hypothesis-profile=soak $(ARGS)
+	@DUOLOGUE_SOAK_HOURS=24 $(PY) -m pytest -q --timeout=3600 tests/soak
+	@$(PY) -m pytest -q --timeout=3600 --hypothesis-profile=soak --ignore=tests/soak $(ARGS)
 
 pin:
 	@scripts/pin --upgrade

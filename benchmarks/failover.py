@@ -138,7 +138,7 @@ async def run(options: Options) -> Found:
 
 def measure(options: Options) -> Result:
     found = asyncio.run(run(options))
-    figure = {failure: percentile(found.over[failure], 95) for failure in FAILURES}
+    figure: dict[str, float] = {failure: percentile(found.over[failure], 95) for failure in FAILURES}
     n = sum(len(values) for values in found.over.values())
     context = sum(found.with_context.values())
     fine = max(figure.values()) <= REACH_S and context == n and not found.failed

@@ -102,7 +102,8 @@ def covered(traces: Path, seed: int) -> dict[str, dict[str, Any]]:
     """Coverage by codec: branches, and those that were not taken."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
-        command = [sys.executable, "-m", "benchmarks.fuzz_coverage", str(traces), str(seed), str(_COVERED), str(report)]
+        code = f"from benchmarks.fuzz_coverage import main; main({str(traces)!r}, {seed}, {_COVERED}, {str(report)!r})"
+        command = [sys.executable, "-c", code]
         subprocess.run(command, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL)
         files: dict[str, Any] = json.loads(report.read_text())["files"]
     out: dict[str, dict[str, Any]] = {

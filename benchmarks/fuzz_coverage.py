@@ -1,8 +1,6 @@
-"""Coverage of a share of the fuzzing: `python -m benchmarks.fuzz_coverage SEEDS SEED PLAYINGS REPORT` (a seed's playings)."""
+"""Coverage of a share of the fuzzing, in a process that has not imported the codecs yet."""
 
 from __future__ import annotations
-
-import sys
 
 import coverage
 
@@ -23,7 +21,3 @@ def main(seeds: str, seed: int, playings: int, report: str) -> None:
     run(traces, 1 << 40, seed, Found(), playings=playings * len(traces))
     measured.stop()
     measured.json_report(outfile=report, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

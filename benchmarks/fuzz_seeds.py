@@ -1,6 +1,6 @@
 """Seeds for fuzzing: what the tests of the codecs put through them, written down while they run, and played again.
 
-``python -m benchmarks.fuzz_seeds FILE`` runs `tests/wire` (without its property tests) and writes a trace a test.
+Recording runs `tests/wire`, without its property tests, in a process of its own, and makes a trace of each test.
 """
 
 from __future__ import annotations
@@ -290,7 +290,8 @@ def _signed_requests() -> Trace:
 
 def record(path: Path) -> list[Trace]:
     """Run the tests of the codecs in a process of their own, and return what they did; it is kept at `path`."""
-    command = [sys.executable, "-m", "benchmarks.fuzz_seeds", str(path)]
+    code = "import sys; from benchmarks.fuzz_seeds import main; sys.exit(main(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(path)]
     subprocess.run(command, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL)
     with path.open("rb") as file:
         traces: list[Trace] = pickle.load(file)
@@ -450,8 +451,3 @@ def main(path: str) -> int:
     with Path(path).open("wb") as file:
         pickle.dump([*recorder.traces, _signed_requests(), _tool_schemas()], file)
     return int(code)
-
-
-if __name__ == "__main__":
-    # Under its own name, so that what is pickled can be found again.
-    sys.exit(importlib.import_module("benchmarks.fuzz_seeds").main(sys.argv[1]))

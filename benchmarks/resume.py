@@ -30,6 +30,7 @@ from benchmarks.harness import Options, Result, cores, main, percentile, pinned,
 from benchmarks.rig import MIC_RATE, Rig, rig
 from duologue.agent import Agent, AgentFactory
 from duologue.client import Call, connect
+from duologue.engine.conversation import Item
 from duologue.engine.limits import LimitOptions
 from duologue.events import ErrorEvent, ListenerBack, ResponseOrigin, SensorInput, UserTranscript
 from duologue.models.base import Began, Capabilities, Connection, Context, Model, Recognised, Said, Spoke
@@ -45,6 +46,8 @@ EVENT_S, INPUT_S, FRAME_S = 0.02, 0.05, 0.02
 _APART_S = 1.0
 #: longest wait for a link to be up again, and for the rest to arrive at the end
 _UP_S = 25.0
+#: how long cuts may keep a call from resuming before one is let through; the grace period is 30 s
+_AWAY_S = 8.0
 _WRAP = 30_000
 
 
@@ -57,8 +60,11 @@ class CountingConnection(Connection):
         self.expected = 0
         self.faults = Counter[str]()
         self.stop = False
-        context.spawn(self._count, "counting")
-        context.spawn(self._speak, "speaking")
+
+    def begin(self, history: Sequence[Item]) -> None:
+        """See Connection."""
+        self._context.spawn(self._count, "counting")
+        self._context.spawn(self._speak, "speaking")
 
     async def _count(self) -> None:
         while not self.stop:
@@ -315,7 +321,16 @@ async def hold_call(server: Rig, kinds: Sequence[Kind], seed: int, found: Found)
 
         tasks = [asyncio.create_task(work()) for work in (listen, speak, tell)]
         try:
+            welcomed, resumes = loop.time(), 0
             for kind in kinds:
+                if call.resumes > resumes:
+                    welcomed, resumes = loop.time(), call.resumes
+                elif loop.time() - welcomed > _AWAY_S:
+                    # More cuts without a resume between them, and the grace period of the call would rightly end it.
+                    async with asyncio.timeout(_UP_S):
+                        while call.resumes == resumes:  # noqa: ASYNC110 - the call tells nobody
+                            await asyncio.sleep(0.02)
+                    welcomed, resumes = loop.time(), call.resumes
                 # Sometimes at once: in the middle of the handshake of a resume.
                 await asyncio.sleep(chance.choice((0.0, chance.uniform(0.0, 0.05), chance.uniform(0.0, _APART_S))))
                 await _cut(call, proxy, kind, chance, found)

@@ -135,7 +135,7 @@ def _silences(caller: MarkedCaller, stand: Stand, waits: list[float]) -> None:
 
 
 async def run(options: Options) -> Found:
-    found, chance = Found(80 if options.quick else 1000), random.Random(options.seed)
+    found, chance = Found(50 if options.quick else 1000), random.Random(options.seed)
     stand = Stand(options.seed)
     with tempfile.TemporaryDirectory() as directory:
         use_local_credentials(directory)

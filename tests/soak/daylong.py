@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.callers import MarkedCaller
 from benchmarks.marks import Account, Runs, settle
 from benchmarks.providers import RATES, Ear, Provider, Stand, Wire
-from benchmarks.soak_sdk import memory_mb
+from benchmarks.soak import memory_mb
 from duologue import Agent, tool
 from duologue.engine.limits import LimitOptions
 from duologue.events import ConnectionRotated, ErrorEvent, Event, ResponseFinished, ResponseStarted, ToolFinished

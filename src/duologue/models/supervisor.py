@@ -230,13 +230,15 @@ class Supervisor(Connection):
         opening = asyncio.ensure_future(model.open(link))
         try:
             await asyncio.wait({opening}, timeout=wait_s)
-            if opening.done():
-                return opening.result()
+        except asyncio.CancelledError:  # the session ends
+            opening.cancel()
+            await asyncio.wait({opening})
+            raise
+        if not opening.done():
+            opening.cancel()
+            self.context.spawn(lambda: _settled(opening), f"giving up on {model.name}")
             raise TimeoutError
-        finally:
-            if not opening.done():
-                opening.cancel()
-                self.context.spawn(lambda: _settled(opening), f"giving up on {model.name}")
+        return opening.result()
 
     def _attempt_failed(self, link: Link, error: BaseException, *, elsewhere: bool = False) -> None:
         link.dead = True

@@ -1,4 +1,4 @@
-"""Calls of an hour over each vendor's transport, with connections of 30 s: `python -m benchmarks.soak_sdk --minutes 60`.
+"""Calls of an hour over each vendor's transport, with connections of 30 s: `python -m benchmarks.soak --minutes 60`.
 
 One call on each wire at the same time (the `openai` SDK, the AWS SDK over HTTP/2 and TLS, our own socket for Gemini), against our
 servers of the protocols on this machine. What the providers received is held against what the callers said, sample by sample.
@@ -116,17 +116,13 @@ async def run(minutes: float) -> bool:
         }
         print(json.dumps(line), flush=True)
     print(
-        json.dumps({"name": "soak_sdk", "minutes": minutes, "limit_s": LIMIT_S, "holds": fine, "errors": errors}),
+        json.dumps({"name": "soak", "minutes": minutes, "limit_s": LIMIT_S, "holds": fine, "errors": errors}),
         flush=True,
     )
     return fine
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak_sdk", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="how long")
     return 0 if asyncio.run(run(parser.parse_args().minutes)) else 1
-
-
-if __name__ == "__main__":  # run by hand
-    raise SystemExit(main())
