@@ -82,6 +82,15 @@ class Heard(NamedTuple):
     def agent_says(self, start: float, end: float) -> str:
         return spoken(recognise(self.cut(self.right, start, end), self.rate))
 
+    def hearings(self, start: float, end: float) -> tuple[str, str]:
+        """What the agent says, listened to as a whole and sentence by sentence: a small recogniser sometimes loses its
+        way in several sentences at once, and sometimes in one alone, which says nothing about who spoke them."""
+        pcm = self.cut(self.right, start, end)
+        pad = round(0.1 * self.rate)
+        sentences = speech_spans(pcm, self.rate, min_gap_s=0.35)
+        cuts = (pcm[2 * max(0, span.start - pad) : 2 * (span.end + pad)] for span in sentences)
+        return self.agent_says(start, end), " ".join(spoken(recognise(cut, self.rate)) for cut in cuts)
+
     def agent_talks(self, start: float, end: float) -> float:
         """Seconds of the agent's voice between two times."""
         pcm = self.cut(self.right, start, end)
@@ -128,7 +137,8 @@ def check_audio(call: Heard) -> None:
             assert wer(place.text, said) <= LINE_WER, f"“{place.text}” was recognised as “{said}”."
 
     # The agent greets first, and says nothing while the caller speaks, but where the script is about that.
-    assert "assistant" in call.agent_says(0.0, order[0].start)
+    greeting = call.hearings(0.0, order[0].start)
+    assert any("assistant" in heard for heard in greeting), greeting
     for place in order:
         if place.line not in ("backchannel", "barge_in"):
             assert_silent(call.right, call.rate, place.start, place.end)
@@ -136,8 +146,8 @@ def check_audio(call: Heard) -> None:
     # It goes on after a backchannel, to the last sentence.
     noise = places["backchannel"]
     assert call.agent_talks(noise.start - 0.7, noise.start) > 0.2
-    after = call.agent_says(noise.end, places["route"].start)
-    assert wer("the front is a bus lane", " ".join(after.split()[-6:])) <= LINE_WER, after
+    after = call.hearings(noise.end, places["route"].start)
+    assert any(wer("the front is a bus lane", " ".join(heard.split()[-6:])) <= LINE_WER for heard in after), after
 
     # It stops when barged in on, and does not say the rest.
     cut = places["barge_in"]
@@ -147,8 +157,8 @@ def check_audio(call: Heard) -> None:
     assert "blue door" not in call.agent_says(cut.start, places["complete"].start)
 
     # Each line gets its answer before the next one; the slow tool's comes after the one in between.
-    both = call.agent_says(places["meanwhile"].end, places["correction"].start).lower()
-    assert 0 <= both.find("left") < both.find("complete"), both
+    both = call.hearings(places["meanwhile"].end, places["correction"].start)
+    assert any(re.search(r"castle hill.*\bmarked\b.*\bcomplete", heard.lower()) for heard in both), both
     for line, following, words in (
         ("next_stop", "backchannel", "stop"),
         ("route", "barge_in", "street"),
@@ -157,8 +167,10 @@ def check_audio(call: Heard) -> None:
         ("pause", "note", "number"),
         ("note", "goodbye", "noted"),
     ):
-        answer = call.agent_says(places[line].end, places[following].start).lower()
-        assert words in answer, f"After “{places[line].text}” the agent said “{answer}”."
+        answer = call.hearings(places[line].end, places[following].start)
+        assert any(words in heard.lower() for heard in answer), (
+            f"After “{places[line].text}” the agent said “{answer}”."
+        )
 
     # Goodbye comes last; then the call is over.
     goodbye = places["goodbye"]
@@ -238,9 +250,9 @@ def check_journal(call: Heard, journal: Path) -> None:
 def _check_answers(call: Heard, answers: Sequence[ResponseFinished]) -> None:
     """What was heard, says the journal, is what can be heard; recognised from one line of the caller's to the next."""
     lines = [place.start for place in call.places.values() if place.line != "backchannel"]
-    recognised = " ".join(call.agent_says(start, end) for start, end in pairwise([0.0, *lines, call.length]))
+    hearings = zip(*(call.hearings(start, end) for start, end in pairwise([0.0, *lines, call.length])), strict=True)
     claimed = spoken(" ".join(answer.heard.strip() for answer in answers))
-    rate = wer(claimed, recognised)
+    rate, recognised = min((wer(claimed, heard), heard) for heard in map(" ".join, hearings))
     assert rate <= AGENT_WER, f"{rate:.2f}: the journal says “{claimed}”, heard is “{recognised}”."
 
 

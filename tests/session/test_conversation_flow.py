@@ -20,8 +20,8 @@ from duologue.events import (
     UserSpeechStopped,
     UserTranscript,
 )
-from duologue.models.base import Context
-from duologue.testing.scripted import Reply, ScriptedCaller
+from duologue.models.base import Began, Context, Ended, Said, Spoke
+from duologue.testing.scripted import OUTPUT_RATE, Reply, ScriptedCaller
 from tests.session.calls import (
     BARGE_IN,
     LONG,
@@ -298,3 +298,21 @@ async def test_every_response_that_starts_finishes() -> None:
     assert len(call.finished()) == len({event.response for event in call.caller.of(ResponseFinished)}) == 3
     assert call.finished()[-1].status == "cancelled", "the call ended in the middle of it"
     assert call.finished()[-1].heard
+
+
+async def test_an_answer_that_is_made_is_spoken_when_the_one_before_it_is_given_up_in_silence() -> None:
+    call = make([], until_s=8)
+    async with call.session:
+        await hold(call, 1.0)
+        report = call.connection._context.report
+        report(Began(response="r91", origin="tool"))  # begun, and still without a sound
+        report(Began(response="r92", origin="turn"))
+        report(Said(response="r92", text="Ready."))
+        report(Spoke(response="r92", pcm=b"\x10\x10" * OUTPUT_RATE))
+        report(Ended(response="r92"))
+        await hold(call, 2.0)
+        assert not call.rendered("r92"), "what comes first is played first"
+        report(Ended(response="r91", status="cancelled"))
+        await call.session.wait()
+    assert sum(end - start for _, start, end in call.rendered("r92")) == OUTPUT_RATE
+    assert {event.response: event.status for event in call.finished()} == {"r91": "cancelled", "r92": "completed"}

@@ -377,6 +377,7 @@ class Responses:
             heard_samples=heard.samples,
             estimated=heard.estimated,
         )
+        self.kick()  # what waited behind it may be made already, and then nothing else would begin it
 
     def ended_room(self, response: Response) -> None:
         """Wake whoever waits to make more of it."""
