@@ -7,8 +7,8 @@ black hole  nothing passes any more in either direction, and nobody is told
 half-open   the server is told, the client is not; or the other way round
 
 Everything that passes is numbered and checked at its end. Down: events (the model's partial transcripts), and the samples of
-one endless answer as the playback device renders them. Up: sensor inputs as history keeps them, and the microphone's samples
-as the model receives them, which carry their own positions.
+one endless answer as the playback device renders them. Up: sensor inputs and the microphone's samples as the model receives
+them; the samples carry their own positions.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ EVENT_S, INPUT_S, FRAME_S = 0.02, 0.05, 0.02
 _APART_S = 1.0
 #: longest wait for a link to be up again, and for the rest to arrive at the end
 _UP_S = 25.0
-#: how long cuts may keep a call from resuming before one is let through; the grace period is 30 s
-_AWAY_S = 8.0
+#: how far cuts may throw a call back before it is let catch up: it keeps 30 s of audio, and its grace period is 30 s
+_AWAY_S, _CAUGHT_UP_S = 8.0, 1.0
 _WRAP = 30_000
 
 
@@ -58,6 +58,7 @@ class CountingConnection(Connection):
         self._context = context
         self.told = 0
         self.expected = 0
+        self.inputs: list[int] = []
         self.faults = Counter[str]()
         self.stop = False
 
@@ -94,6 +95,10 @@ class CountingConnection(Connection):
         if first != position % _WRAP or np.any(np.diff(samples) % _WRAP != 1):
             self.faults["out of order"] += 1
         self.expected = position + len(samples)
+
+    def item(self, item: Item) -> None:
+        """See Connection. The numbers of the inputs, as they come."""
+        self.inputs.append(int(item.text.removeprefix("n:")))
 
     def text(self, turn: str, text: str) -> None:
         """See Connection."""
@@ -152,12 +157,13 @@ def counting_agents() -> AgentFactory:
 
 @dataclass
 class Received:
-    """What the server has of one call: events told, samples and their faults, numbers of inputs."""
+    """What the server has of one call: events told, samples and their faults, numbers of inputs, what it says it dropped."""
 
     told: int
     samples: int
     faults: dict[str, int]
     inputs: list[int]
+    dropped: dict[str, int]
 
 
 def _received(server: Server, session: str) -> Received:
@@ -165,13 +171,10 @@ def _received(server: Server, session: str) -> Received:
     call = server.sessions.find(session)
     if call is None:
         raise LookupError(f"session {session} is gone")
-    conductor = call.session.conductor
     connection = connections[session]
     connection.stop = True
-    notes = [item.text for item in conductor.conversation.items if item.text.startswith("n:")]
-    return Received(
-        connection.told, connection.expected, dict(connection.faults), [int(text.removeprefix("n:")) for text in notes]
-    )
+    dropped = dict(call.session.conductor.measures._drops)
+    return Received(connection.told, connection.expected, dict(connection.faults), connection.inputs, dropped)
 
 
 class Proxy:
@@ -321,16 +324,12 @@ async def hold_call(server: Rig, kinds: Sequence[Kind], seed: int, found: Found)
 
         tasks = [asyncio.create_task(work()) for work in (listen, speak, tell)]
         try:
-            welcomed, resumes = loop.time(), 0
             for kind in kinds:
-                if call.resumes > resumes:
-                    welcomed, resumes = loop.time(), call.resumes
-                elif loop.time() - welcomed > _AWAY_S:
-                    # More cuts without a resume between them, and the grace period of the call would rightly end it.
+                if call.unconfirmed_s > _AWAY_S:
+                    # More cuts before the call has caught up, and it would rightly say that it lost audio.
                     async with asyncio.timeout(_UP_S):
-                        while call.resumes == resumes:  # noqa: ASYNC110 - the call tells nobody
+                        while call.unconfirmed_s > _CAUGHT_UP_S:  # noqa: ASYNC110 - the call tells nobody
                             await asyncio.sleep(0.02)
-                    welcomed, resumes = loop.time(), call.resumes
                 # Sometimes at once: in the middle of the handshake of a resume.
                 await asyncio.sleep(chance.choice((0.0, chance.uniform(0.0, 0.05), chance.uniform(0.0, _APART_S))))
                 await _cut(call, proxy, kind, chance, found)

@@ -468,6 +468,31 @@ def test_user_audio_that_no_longer_fits_shows_as_a_step_of_the_capture_position(
     assert [m.position for m in pair.at_server if isinstance(m, UserAudio)] == [1600 + 320 * k for k in range(5)]
 
 
+def test_user_audio_that_left_and_was_not_confirmed_is_kept_up_to_a_bound_and_counted_beyond() -> None:
+    pair = Pair(keep_s=0.1)
+    for _ in range(10):
+        pair.client.send_audio(bytes(640))
+        assert pair.client.unconfirmed_samples <= 1600 + 320
+        pair.flush()  # it leaves, and arrives nowhere
+    assert (pair.client.unconfirmed_samples, pair.client.dropped_samples) == (1600, 0)  # some may yet have arrived
+    for _ in range(2):  # what a replay misses is counted once, also when the replay itself is cut off
+        pair.cut()
+        pair.open()
+        pair.flush(1)
+        pair.deliver()
+        pair.flush(1)
+        pair.deliver(up=0)
+        assert pair.client.dropped_samples == 1600
+    pair.cut()
+    pair.resume()
+    assert [m.position for m in pair.at_server if isinstance(m, UserAudio)] == [1600 + 320 * k for k in range(5)]
+    assert pair.link.next_frame(pair.now) is None
+    pair.now += 1.0
+    pair.settle()
+    assert pair.client.unconfirmed_samples == 0
+    assert pair.client.dropped_samples == 1600
+
+
 def test_a_step_back_of_the_capture_position_is_refused_and_the_call_goes_on() -> None:
     pair = Pair()
     pair.link.receive_bytes(encode_user_audio(1, 1, 1000, PCM), 0.0)

@@ -228,8 +228,14 @@ class Call:
 
     @property
     def dropped_samples(self) -> int:
-        """User audio that was dropped because the link was away for longer than `keep_s`."""
+        """User audio that was lost because nothing got through for longer than `keep_s`."""
         return self._protocol.dropped_samples
+
+    @property
+    def unconfirmed_s(self) -> float:
+        """Seconds of user audio that the server has not confirmed yet: how far a bad link is behind."""
+        protocol = self._protocol
+        return protocol.unconfirmed_samples / protocol.input.rate if protocol.input is not None else 0.0
 
     def _check_open(self) -> None:
         if self._failure is not None:

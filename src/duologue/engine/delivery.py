@@ -113,6 +113,11 @@ class Outbox:
         """Messages kept."""
         return len(self._audio) + len(self._events)
 
+    @property
+    def samples(self) -> int:
+        """Samples of audio kept."""
+        return self._samples
+
     def next(self) -> Position:
         """The position that the next pushed message will have; it is part of the frame, so it is asked for before."""
         epoch, n = self.sent

@@ -138,6 +138,8 @@ class ClientProtocol:
         self.over = False
         self._resume_token = ""
         self._outbox = Outbox()
+        self._gaps: list[Gap] = []  # of the last replay; the next one reports those again that were not confirmed
+        self._lost_samples = 0  # of gaps that were confirmed
         self._inbox = Inbox()
         self._grace = Grace(0.0)
         self._link: Link | None = None
@@ -233,8 +235,13 @@ class ClientProtocol:
 
     @property
     def dropped_samples(self) -> int:
-        """User audio that was dropped because the queue was full."""
-        return self._queue.dropped_samples
+        """User audio that was lost: the queue was full, or a replay had to begin after what was transmitted in vain."""
+        return self._queue.dropped_samples + self._lost_samples + sum(gap.samples for gap in self._gaps)
+
+    @property
+    def unconfirmed_samples(self) -> int:
+        """User audio that is kept: it waits for transmission, or for the server's acknowledgement."""
+        return self._queue.samples + self._outbox.samples
 
     def send_input(self, message: Input) -> None:
         """Queue anything that is not audio.
@@ -400,7 +407,9 @@ class ClientProtocol:
                 raise _out_of_place()
             self._inbox.announce(message.epoch)
             last = Position(*message.last)
+            self._lost_samples += sum(gap.samples for gap in self._gaps if gap.last <= last)
             self._replay = deque(self._outbox.replay(last))
+            self._gaps = [part for part in self._replay if isinstance(part, Gap)]
             self._outbox.ack(last)
             if message.epoch > self.epoch:
                 self._outbox.advance(message.epoch)

@@ -17,15 +17,16 @@ class UserQueue:
         samples: most audio that waits; beyond, the oldest is dropped.
 
     Attributes:
+        samples: audio that waits.
         dropped_samples: audio dropped since construction.
     """
 
-    __slots__ = ("_inputs", "_items", "_limit", "_samples", "dropped_samples")
+    __slots__ = ("_inputs", "_items", "_limit", "dropped_samples", "samples")
 
     def __init__(self, samples: int) -> None:
         self._limit = samples
         self._items: deque[tuple[str | bytes, int]] = deque()
-        self._samples = 0
+        self.samples = 0
         self._inputs = 0
         self.dropped_samples = 0
 
@@ -37,9 +38,9 @@ class UserQueue:
         else:
             for start in range(0, len(pcm), MAX_PAYLOAD):
                 self._items.append((pcm[start : start + MAX_PAYLOAD], position + (start >> 1)))
-        self._samples += len(pcm) >> 1
+        self.samples += len(pcm) >> 1
         before = self.dropped_samples
-        while self._samples > self._limit and len(self._items) - self._inputs > 1:
+        while self.samples > self._limit and len(self._items) - self._inputs > 1:
             self._drop_oldest()
         return self.dropped_samples - before
 
@@ -56,7 +57,7 @@ class UserQueue:
             return None
         item = self._items.popleft()
         if isinstance(item[0], bytes):
-            self._samples -= len(item[0]) >> 1
+            self.samples -= len(item[0]) >> 1
         else:
             self._inputs -= 1
         return item
@@ -65,6 +66,6 @@ class UserQueue:
         for index, (data, _) in enumerate(self._items):
             if isinstance(data, bytes):
                 del self._items[index]
-                self._samples -= len(data) >> 1
+                self.samples -= len(data) >> 1
                 self.dropped_samples += len(data) >> 1
                 return
