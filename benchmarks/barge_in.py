@@ -206,7 +206,8 @@ async def interrupt(caller: Caller, base: float, said: Utterance, fault: str, af
 
 async def hold_call(server: Rig, fault: str, count: int, said: Sequence[Utterance], seed: int) -> list[BargeIn]:
     """`count` interruptions with one fault, in calls of five."""
-    chance, found = random.Random(f"{seed} {fault}"), []
+    chance = random.Random(f"{seed} {fault}")
+    found: list[BargeIn] = []
     while len(found) < count:
         ear = Ear(24_000)
         url = f"{server.url}?fault={fault.replace(' ', '%20')}"

@@ -246,7 +246,7 @@ def measure(options: Options) -> Result:
         cuts = [cut for cut in found if cut.shape == name]
         off = [cut.error_ms for cut in cuts]
         size = [abs(error) for error in off]
-        words = [abs(cut.words_off) for cut in cuts]
+        missed = [abs(cut.words_off) for cut in cuts]
         rows.append(
             [
                 name,
@@ -255,8 +255,8 @@ def measure(options: Options) -> Result:
                 percentile(off, 50),
                 percentile(size, 95),
                 max(size, default=None),
-                max(words, default=None),
-                sum(count > REACH_WORDS for count in words),
+                max(missed, default=None),
+                sum(count > REACH_WORDS for count in missed),
             ]
         )
     judged = [cut for cut in found if cut.shape != UNANSWERED]

@@ -43,6 +43,7 @@ async def test_a_call_speaks_hears_and_hangs_up() -> None:
     server = Server(delay_s=0.02)
     async with call(server, token="key") as caller:
         assert (caller.session, caller.notice) == ("s_1", "a test answers")
+        assert server.headers[0]["Authorization"] == "Bearer key"
         for _ in range(10):
             await caller.send_audio(MIC)
             await asyncio.sleep(0.02)
@@ -308,6 +309,9 @@ async def test_credentials_are_refreshed_or_refused() -> None:
         link.error("auth", "No.")
         with pytest.raises(CallRefusedError):
             await waiting
+        server.links[-1].cut()
+        await asyncio.sleep(2.0)
+    assert [headers["Authorization"] for headers in server.headers] == ["Bearer old", "Bearer new"]
 
 
 @pytest.mark.virtual

@@ -112,7 +112,6 @@ class Call:
             output=AudioSpec(rate=output_rate) if output_rate else None,
             client=ClientInfo(name=name),
             capabilities=Capabilities(acks=bool(output_rate), duck=bool(output_rate)),
-            token=token or "",
             metadata=metadata,
             keep_s=keep_s,
             wake=self._writable.set,
@@ -221,10 +220,11 @@ class Call:
         Raises CallRefusedError if it was not accepted (the old one stays in force).
         """
         self._check_open()
-        self._headers["Authorization"] = f"Bearer {token}"
         self._refreshed = asyncio.get_running_loop().create_future()
         self._protocol.refresh(token)
-        return await self._refreshed
+        good_for = await self._refreshed
+        self._headers["Authorization"] = f"Bearer {token}"  # for the next link
+        return good_for
 
     @property
     def dropped_samples(self) -> int:
@@ -440,7 +440,7 @@ def connect(
     Args:
         url: `ws://` or `wss://` address.
         input_rate, output_rate: Hz of audio each way, 8,000 to 48,000; None: none.
-        token: credential, sent as a bearer header and in the opening.
+        token: credential, sent as a bearer header (not in the opening, which the agent's code could read).
         headers: further HTTP headers.
         metadata: JSON for the agent's factory.
         sink: gets what is rendered as (PCM16 mono, time of its first sample), in real time.

@@ -26,6 +26,7 @@ from .auth import Audit, AuthOptions, HostAuthority, HostKeys, Vault
 from .control.rpc import rpc_placement
 from .gateway import Gateway, GatewayLimits, GatewayOptions
 from .types import HostError
+from .workers.isolation import new_loop
 
 logger = logging.getLogger("duologue.host")
 
@@ -191,7 +192,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=GatewayJob)
     try:
-        asyncio.run(serve(job, sys.argv[1]))
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(serve(job, sys.argv[1]))
     except DuologueError as error:
         logger.error("%s", error)
         return 1

@@ -104,7 +104,7 @@ class HostAuthority:
         identity = None
         try:
             identity = await self._identify(head, route, body_sha256)
-            await self._placed(identity, head, route)
+            identity = await self._placed(identity, head, route)
         except HostError as error:
             self._denied("authenticate", error, route, head.peer, identity)
             raise
@@ -135,8 +135,11 @@ class HostAuthority:
             qualifier=route.qualifier,
         )
 
-    async def _placed(self, identity: Identity, head: RequestHead, route: Route) -> None:
-        """What depends on the runtime: whose it is, which credentials it takes, which pages may use it."""
+    async def _placed(self, identity: Identity, head: RequestHead, route: Route) -> Identity:
+        """What depends on the runtime: whose it is, which credentials it takes, which pages may use it.
+
+        Grants name a runtime by its id, which is never given to another one; the request may call it by its name.
+        """
         origin = origin_of(head)
         tenant = identity.principal.tenant
         if route.tenant and route.tenant != tenant:
@@ -144,10 +147,16 @@ class HostAuthority:
             raise errors.not_allowed(identity.principal.id, "invoke", route.runtime)
         if not route.runtime:
             check_origin(origin, ())
-            return
+            return identity
         spec = await self._versions(tenant, route.runtime, route.qualifier)
         self._check_mode(identity, self._auth(spec))
         check_origin(origin, spec.origins)
+        called = tuple(
+            Grant(role=grant.role, runtime=route.runtime)
+            for grant in identity.grants
+            if grant.runtime == spec.runtime != route.runtime
+        )
+        return msgspec.structs.replace(identity, grants=identity.grants + called) if called else identity
 
     async def _signature(
         self, head: RequestHead, route: Route, shown: Shown, session: str, body_sha256: str | None

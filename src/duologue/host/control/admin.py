@@ -140,17 +140,14 @@ async def _make_key(context: Context) -> NewKeyView:
         raise invalid("A key has one or more roles, each once.")
     if not 0 <= wanted.expires_s <= 10 * 366 * 86_400:
         raise invalid("A key expires within ten years, or never (0).")
-    runtimes = ["*"]
-    if wanted.agent != "*":
-        found = await context.agent("admin", wanted.agent)
-        # By both that it is called by: the public listener checks the one that stands in the request.
-        runtimes = [found.id, found.name]
+    # By its id: another agent may have the name one day.
+    runtime = "*" if wanted.agent == "*" else (await context.agent("admin", wanted.agent)).id
     made = await context.aside(
         context.control.keys.create,
         wanted.kind,
         context.tenant,
         subject=wanted.subject,
-        grants=tuple(Grant(role=role, runtime=runtime) for role in wanted.roles for runtime in runtimes),
+        grants=tuple(Grant(role=role, runtime=runtime) for role in wanted.roles),
         label=wanted.label,
         for_users=wanted.for_users,
         expires=time.time() + wanted.expires_s if wanted.expires_s else None,

@@ -274,7 +274,8 @@ class ClientProtocol:
 
     def refresh(self, token: str) -> None:
         """Give the running call a new credential; AuthRefreshed or an error `auth` answers."""
-        self.token = token
+        if self.token:  # else a header carries it
+            self.token = token
         if self._welcomed and self._link is not None:
             self._link.send(m.AuthRefresh(token=token))
 
