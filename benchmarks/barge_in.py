@@ -8,6 +8,9 @@ A caller with a synthetic voice interrupts long answers of `Cascade.local()` ove
     the last sample rendered; also while something is stuck: a second output that never takes another event, a tool that
     waits for ever, a tool that computes in pure Python and holds the interpreter, a language model that stops in
     mid-answer, a synthesiser that stops in mid-answer. What is stuck takes two seconds to let go when it is cancelled.
+
+Then the same on each realtime model, whose providers are our own servers on this machine (see `barge_in_models.py`). There (a)
+holds the provider's detection, too: its figure is told, and no part of the reach; (b) is.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import asyncio
 import math
 import random
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from benchmarks import barge_in_models as realtime
+from benchmarks.barge_in_models import StuckLLM, stuck
 from benchmarks.harness import Options, Result, cores, main, percentile, percentile_interval, pinned, split_cores
 from benchmarks.rig import MIC_RATE, Caller, Ear, Rig, rig
 from benchmarks.speakers import VOICES, Speakers, Utterance
@@ -33,13 +38,12 @@ from duologue.session.definition import CallInfo
 from duologue.session.session import Session
 from duologue.speech.base import SpeechChunk
 from duologue.speech.endpoint import TextEndOfTurn
-from duologue.speech.llm.base import DEFAULT_OPTIONS, GenerateOptions, LLMEvent, Message, TextDelta, ToolCallRequest
+from duologue.speech.llm.base import LLMEvent, Message, TextDelta, ToolCallRequest
 from duologue.speech.llm.scripted import ScriptedLLM
 from duologue.speech.moonshine import MoonshineSTT
 from duologue.speech.piper import PiperTTS
 from duologue.speech.vad import SileroVAD
 from duologue.tools import tool
-from duologue.tools.base import ToolSpec
 
 REACH_ONSET_S, REACH_DECISION_S = 0.300, 0.060
 FAULTS = ("none", "output", "tool waits", "tool computes", "language model", "synthesiser")
@@ -60,21 +64,12 @@ INTERRUPTIONS = (
     "What about the bakery?",
     "I know the way from there.",
 )
-_LINGER_S = 2.0
-
-
-async def _stuck() -> None:
-    """Never come back; and, when cancelled, not at once."""
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await asyncio.sleep(_LINGER_S)
 
 
 @tool(timeout=600)
 async def wait_for_ever() -> str:
     """Waits."""
-    await _stuck()
+    await stuck()
     return ""
 
 
@@ -87,22 +82,6 @@ def compute_for_long() -> str:
     return str(found)
 
 
-class StuckLLM(ScriptedLLM):
-    """Stops in mid-answer."""
-
-    async def generate(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, options: GenerateOptions = DEFAULT_OPTIONS
-    ) -> AsyncGenerator[LLMEvent, None]:
-        """See LLM."""
-        words = 0
-        async with aclosing(super().generate(messages, tools, options=options)) as events:
-            async for event in events:
-                yield event
-                words += 1
-                if words == 40:
-                    await _stuck()
-
-
 class StuckTTS(PiperTTS):
     """Stops in mid-answer: at every clause that begins with its word."""
 
@@ -111,7 +90,7 @@ class StuckTTS(PiperTTS):
     ) -> AsyncGenerator[SpeechChunk, None]:
         """See TTS."""
         if text.lstrip().startswith(("When", "slow")):
-            await _stuck()
+            await stuck()
         async for chunk in super().synthesize(text, voice=voice, speed=speed, priority=priority):
             yield chunk
 
@@ -122,10 +101,10 @@ class TwoOutputs(Agent):
     def session(self, *channels: Any, **options: Any) -> Session:
         """See Agent."""
 
-        async def stuck(event: dict[str, Any]) -> None:
-            await _stuck()
+        async def deaf(event: dict[str, Any]) -> None:
+            await stuck()
 
-        return super().session(*channels, CallableOutput(stuck, rate=24_000), **options)
+        return super().session(*channels, CallableOutput(deaf, rate=24_000), **options)
 
 
 def factory() -> AgentFactory:
@@ -210,7 +189,7 @@ async def hold_call(server: Rig, fault: str, count: int, said: Sequence[Utteranc
     found: list[BargeIn] = []
     while len(found) < count:
         ear = Ear(24_000)
-        url = f"{server.url}?fault={fault.replace(' ', '%20')}"
+        url = f"{server.url}?fault={quote(fault)}"
         async with connect(url, input_rate=MIC_RATE, output_rate=24_000, sink=ear) as call, Caller(call, ear) as caller:
             base = await server.clock_base(call.session)
             for _ in range(min(5, count - len(found))):
@@ -240,6 +219,13 @@ async def run(options: Options) -> list[BargeIn]:
                     # Two at a time: what is stuck in one call must not stop another either.
                     halves = [hold_call(server, fault, 8, said, options.seed + half) for half in range(2)]
                     found += [one for made in await asyncio.gather(*halves) for one in made]
+    async with (
+        realtime.providers(ANSWER, cores()) as ports,
+        rig(realtime.factory, ports, ANSWER, cores=cores()) as server,
+    ):
+        with pinned(load):
+            for kind in realtime.KINDS:
+                found += await hold_call(server, kind, 1 if options.quick else 12, said, options.seed)
     return found
 
 
@@ -253,7 +239,7 @@ def measure(options: Options) -> Result:
     onset = percentile(undisturbed, 95)
     decision = percentile([one.decision for one in found], 99)
     rows = []
-    for fault in FAULTS:
+    for fault in (*FAULTS, *realtime.KINDS):
         ones = [one for one in found if one.fault == fault]
         rows.append(
             [
@@ -272,7 +258,7 @@ def measure(options: Options) -> Result:
         reach="(a) onset to silence p95 <= 0.3 s; (b) decision to last sample p99 <= 0.06 s, also with something stuck",
         holds=None if options.quick and fast else fast,
         n=len(found),
-        columns=["stuck", "n", "onset: median ms", "p95", "decision: median ms", "p95", "most", "went on"],
+        columns=["stuck, or model", "n", "onset: median ms", "p95", "decision: median ms", "p95", "most", "went on"],
         rows=rows,
         notes=[
             f"95 % interval of (a): {1000 * low:.0f}–{1000 * high:.0f} ms; (b) is over all rows.",
@@ -284,7 +270,7 @@ def measure(options: Options) -> Result:
                 "onset_ms": [round(1000 * one.onset, 1) for one in found if one.fault == fault],
                 "decision_ms": [round(1000 * one.decision, 1) for one in found if one.fault == fault],
             }
-            for fault in FAULTS
+            for fault in (*FAULTS, *realtime.KINDS)
         },
     )
 

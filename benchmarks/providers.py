@@ -335,7 +335,15 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 @asynccontextmanager
 async def provider(wire: Wire, stand: Stand, directory: str, *, limit_s: float = 3600.0) -> AsyncIterator[int]:
     """Serve a provider on a wire; gives its port. Connections live for `limit_s`. Certificates are kept in `directory`."""
-    agent = Agent(model=Provider(stand, RATES[wire]), name="provider")
+    async with serving_wire(
+        wire, Agent(model=Provider(stand, RATES[wire]), name="provider"), directory, limit_s
+    ) as port:
+        yield port
+
+
+@asynccontextmanager
+async def serving_wire(wire: Wire, agent: Agent, directory: str, limit_s: float = 3600.0) -> AsyncIterator[int]:
+    """Serve an agent's model on a wire; gives its port. Where it is Nova's, this process trusts the certificate from then on."""
     if wire == "nova":
         options = NovaOptions(
             port=0,

@@ -32,7 +32,8 @@ from duologue.models.base import (
     Spoke,
     ToolRequested,
 )
-from duologue.models.supervisor import HUNG_S, STALL_S, Supervisor
+from duologue.models.stall import HUNG_S, STALL_S
+from duologue.models.supervisor import Supervisor
 from duologue.testing.clock import run_virtual
 from duologue.tools.base import ToolCall
 

@@ -10,6 +10,8 @@ from ..audio import Ring
 KEEP_S = 60.0
 #: kept before the present while nobody speaks: an onset may be under way
 PREROLL_S = 1.0
+#: kept beyond that before it is let go of
+_SPARE_S = 0.2
 #: longest that is kept while nobody is said to speak, and it only sounds as if somebody did (seconds)
 _UNSURE_S = 20.0
 #: sound that long ago may still be a turn of which a provider that lags behind has not said anything
@@ -34,14 +36,18 @@ class Onset:
         self._noise = _LEAST / _OVER_NOISE
         self._start = 0  # of the sound that may be speech
         self._last: int | None = None  # end of its last loud frame; None: there is no such sound
+        self._rise = 1, _RISE ** (1 / rate)  # over so many samples; pieces are mostly of one length
 
     def feed(self, pcm: bytes, position: int) -> None:
         """The next piece of the track."""
         level = float(audioop.rms(pcm, 2))
         samples = len(pcm) // 2
-        self._noise = min(level, self._noise * _RISE ** (samples / self._rate)) if level else self._noise
-        self._noise = max(self._noise, _LEAST / _OVER_NOISE)
-        if level >= min(_MOST, self._noise * _OVER_NOISE):
+        if samples != self._rise[0]:
+            self._rise = samples, _RISE ** (samples / self._rate)
+        noise = self._noise
+        if level:
+            noise = self._noise = max(min(level, noise * self._rise[1]), _LEAST / _OVER_NOISE)
+        if level >= min(_MOST, noise * _OVER_NOISE):
             if self._last is None:
                 self._start = position
             self._last = position + samples
@@ -65,6 +71,8 @@ class Kept:
         self._ring = Ring(int(KEEP_S * rate) * 2)
         self._onset = Onset(rate)
         self._answered_to = self._before = 0  # and what that was before the last turn
+        self._preroll = int(PREROLL_S * rate)
+        self._spare = int(_SPARE_S * rate)
 
     @property
     def end(self) -> int:
@@ -76,12 +84,13 @@ class Kept:
         """Whether it sounds as if somebody spoke."""
         return self._onset.silence_s(self._ring.end) < _PAUSE_S
 
-    @property
-    def waits(self) -> bool:
-        """Whether it sounds as if somebody had just spoken something that is not answered yet."""
-        silence_s = self._onset.silence_s(self._ring.end)
-        end = self._ring.end - int(silence_s * self._rate)
-        return _PAUSE_S <= silence_s < _WAIT_S and end > self._answered_to
+    def judge(self) -> tuple[bool, bool]:
+        """Whether it sounds as if somebody spoke; whether, if not, as if they had just spoken what is not answered yet."""
+        end = self._ring.end
+        silence_s = self._onset.silence_s(end)
+        if silence_s < _PAUSE_S:
+            return True, False
+        return False, silence_s < _WAIT_S and end - int(silence_s * self._rate) > self._answered_to
 
     def write(self, pcm: bytes, position: int) -> None:
         """The next piece of the track."""
@@ -96,7 +105,9 @@ class Kept:
 
         `heard_to`: up to where somebody has listened for speech window by window.
         """
-        now, preroll = self._ring.end, int(PREROLL_S * self._rate)
+        now, preroll = self._ring.end, self._preroll
+        if now - self._ring.start < preroll + self._spare:
+            return  # not for every frame
         since = now
         if heard_to < now - preroll:
             since = max(self._onset.since(now), now - int(_UNSURE_S * self._rate))

@@ -44,17 +44,11 @@ from .base import (
 )
 from .kept import Kept
 from .links import Link, Owed
+from .opening import Opener
+from .stall import StallWatch
 
 logger = logging.getLogger("duologue.models.supervisor")
 
-#: longest wait for a link to open; the vendors' libraries would wait up to for ever
-_OPEN_S = 10.0
-#: longest wait for a link to close
-_CLOSE_S = 3.0
-#: an answer is owed and the provider has said nothing for so long: it has stalled
-STALL_S = 8.0
-#: the same in the middle of an answer, from when all that it has sent of it has been played
-HUNG_S = 1.0
 #: length of a piece of a replay: the fewer, the sooner the link has caught up
 _REPLAY_S = 0.2
 #: after the position at which the user is said to have stopped, what may still belong to the turn (seconds)
@@ -115,12 +109,10 @@ class Supervisor(Connection):
         )
         self._loop = asyncio.get_running_loop()
         self._active: Link | None = None
-        self._next: Link | None = None
         self._generation = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
-        self._stall_at = 0.0
-        self._plays_to = 0.0  # until when what came of the answer under way can be heard
+        self._opener = Opener(context, self)
+        self._stall = StallWatch(self._loop, self._now, self._stalled)
         self._ahead: dict[str, str] = {}  # finished answers to turns that are not over yet: response, turn
         self._first: asyncio.Future[None] = self._loop.create_future()
         self._last_error: DuologueError | None = None
@@ -168,7 +160,7 @@ class Supervisor(Connection):
     def _obey(self, orders: list[Order]) -> None:
         for order in orders:
             if isinstance(order, Open):
-                self._spawn_open(order)
+                self._open(order)
             elif isinstance(order, CutOver):
                 self._cut_over(order)
             elif isinstance(order, GiveUp):
@@ -187,60 +179,22 @@ class Supervisor(Connection):
         self._timer = None
         self._obey(self._rotation.wake(max(self._now(), self._rotation.next_deadline())))
 
-    def _spawn_open(self, order: Open) -> None:
+    def _open(self, order: Open) -> None:
         self._generation += 1
         model = self.models[order.candidate]
         link = Link(self, model, self._generation)
         link.setups = self._setups
-        if (replaced := self._next) is not None and not replaced.dead:
-            replaced.dead = True
-            if replaced.ready:
-                self.context.spawn(lambda: self._close_link(replaced), "closing a successor that is out of date")
-        self._next = link
-
-        wait = min(_OPEN_S, order.patience_s)
-
-        async def attempt() -> None:
-            try:
-                link.connection = await self._opened(model, link, wait)
-            except Exception as error:
-                if self._next is link and not self._closed:
-                    if isinstance(error, TimeoutError):
-                        error = ModelConnectionError(f"{model.name} did not open within {wait:g} s.")
-                        self._attempt_failed(link, error, elsewhere=True)
-                    else:
-                        self._attempt_failed(link, error)
-                return
-            if self._closed or link.dead or self._next is not link:
-                ended = link.dead and self._next is link
-                await self._close_link(link)
-                if ended:
-                    self._attempt_failed(link, ModelConnectionError("The connection ended while it was being opened."))
-                return
-            link.ready = True
-            self._obey(self._rotation.opened(model.capabilities.connection_s, self._now()))
-            if link.setups != self._setups and not link.dead:
-                self._catch_up(link)
-
         logger.debug("generation %d: opening %s (%s)", link.generation, model.name, order.reason)
-        self.context.spawn(attempt, f"opening {model.name}")
+        self._opener.open(link, order.patience_s)
 
-    async def _opened(self, model: Model, link: Link, wait_s: float) -> Connection:
-        """A connection, or TimeoutError after `wait_s`. What is given up cleans up after itself: nobody waits for that."""
-        opening = asyncio.ensure_future(model.open(link))
-        try:
-            await asyncio.wait({opening}, timeout=wait_s)
-        except asyncio.CancelledError:  # the session ends
-            opening.cancel()
-            await asyncio.wait({opening})
-            raise
-        if not opening.done():
-            opening.cancel()
-            self.context.spawn(lambda: _settled(opening), f"giving up on {model.name}")
-            raise TimeoutError
-        return opening.result()
+    def opened(self, link: Link) -> None:
+        """See Opened."""
+        self._obey(self._rotation.opened(link.model.capabilities.connection_s, self._now()))
+        if link.setups != self._setups and not link.dead:
+            self._catch_up(link)
 
-    def _attempt_failed(self, link: Link, error: BaseException, *, elsewhere: bool = False) -> None:
+    def attempt_failed(self, link: Link, error: BaseException, *, elsewhere: bool = False) -> None:
+        """See Opened."""
         link.dead = True
         typed = error if isinstance(error, DuologueError) else ModelConnectionError(f"{link.model.name}: {error!r}")
         self._last_error = typed
@@ -261,14 +215,11 @@ class Supervisor(Connection):
     # ------------------------------------------------------------------ cutting over
 
     def _cut_over(self, order: CutOver) -> None:
-        link, old = self._next, self._active
-        assert link is not None
+        link, old = self._opener.take(), self._active
         assert link.connection is not None
-        self._next = None
         self._active = link
         if old is not None:
-            old.dead = True
-            self.context.spawn(lambda: self._close_link(old), "closing the connection before")
+            self._opener.retire(old, "closing the connection before")
         interrupted = self._end_in_flight()
         owed, history = self._owed, list(self.context.history())
         text = "" if interrupted else self._text_of(owed, history)
@@ -352,7 +303,7 @@ class Supervisor(Connection):
             return
         assert link.connection is not None
         if self._kept is not None and self._kept.sounds:
-            known_at = self._plays_to + _ECHO_S
+            known_at = self._stall.plays_to + _ECHO_S
             if self._now() < known_at:
                 self._loop.call_at(known_at, self._ask, link, owed)
                 return
@@ -364,16 +315,6 @@ class Supervisor(Connection):
             link.connection.say(owed.response, owed.text, owed.origin)
         else:
             link.connection.respond(owed.response, owed.instructions, owed.origin)
-
-    async def _close_link(self, link: Link) -> None:
-        link.dead = True
-        if link.connection is None:
-            return
-        try:
-            async with asyncio.timeout(_CLOSE_S):
-                await link.connection.close()
-        except Exception as error:
-            logger.debug("generation %d: closing: %r", link.generation, error)
 
     # ------------------------------------------------------------------ evidence
 
@@ -450,7 +391,7 @@ class Supervisor(Connection):
                 made.text = True
                 made.audible = made.audible or not self.context.speaks
             case Spoke() if (made := self._in_flight.get(evidence.response)) is not None:
-                self._plays_to = max(self._now(), self._plays_to) + len(evidence.pcm) / 2 / link.output_rate
+                self._stall.spoke(len(evidence.pcm) / 2 / link.output_rate)
                 if (
                     not made.audible
                     and (owed := self._owed) is not None
@@ -469,13 +410,12 @@ class Supervisor(Connection):
         if link.dead:
             return
         self._last_error = error
-        link.dead = True
-        self.context.spawn(lambda: self._close_link(link), "closing a lost connection")
+        self._opener.retire(link, "closing a lost connection")
         if link is self._active:
-            self._unwatch()
+            self._stall.stop()
             self._overseer.trouble(link.generation, link.model, str(error), 0.0)
             self._obey(self._rotation.lost(str(error), self._now(), elsewhere=stalled))
-        elif link is self._next and link.ready:
+        elif link is self._opener.next and link.ready:
             self._obey(self._rotation.failed(str(error), error.retryable, self._now()))
 
     def _answered(self, ended: Ended) -> None:
@@ -506,42 +446,23 @@ class Supervisor(Connection):
     def _settled(self) -> None:
         """Nothing is owed any more."""
         self._owed = None
-        self._unwatch()
+        self._stall.stop()
         self._tell_quiet()
 
     # ------------------------------------------------------------------ stall
 
     def _watch(self) -> None:
-        self._unwatch()
+        self._stall.stop()
         if self._owed is not None and self._active is not None and not self._active.model.capabilities.in_process:
-            self._stall_at = self._now() + STALL_S
-            self._stall = self._loop.call_at(self._stall_at, self._stalled)
+            self._stall.begin()
 
     def _alive(self) -> None:
-        """The provider has said something. Once its answer can be heard, a silence is noticed sooner."""
-        if self._stall is None:
-            return
-        now = self._now()
-        sounding = self.context.speaks and any(made.audible and not made.calls for made in self._in_flight.values())
-        self._expect(max(now, self._plays_to) + HUNG_S if sounding else now + STALL_S)
-
-    def _expect(self, at: float) -> None:
-        """The provider must say something by then. The timer is only moved to an earlier time: each word would move it."""
-        sooner, self._stall_at = at < self._stall_at, at
-        if sooner and self._stall is not None:
-            self._stall.cancel()
-            self._stall = self._loop.call_at(at, self._stalled)
-
-    def _unwatch(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
+        """The provider has said something."""
+        if self._stall.on:
+            audible = (made.audible and not made.calls for made in self._in_flight.values())
+            self._stall.alive(self.context.speaks and any(audible))
 
     def _stalled(self) -> None:
-        if self._now() < self._stall_at - 0.001:  # it said something since
-            self._stall = self._loop.call_at(self._stall_at, self._stalled)
-            return
-        self._stall = None
         if self._active is not None:
             error = ModelConnectionError(f"{self._active.model.name} said nothing for too long: an answer is due.")
             self._link_lost(self._active, error, stalled=True)
@@ -550,14 +471,16 @@ class Supervisor(Connection):
 
     def audio(self, pcm: bytes, position: int) -> None:
         """See Connection. Kept for a replay as long as it is unanswered; passed on at once if a link is in use."""
-        self._position = position + len(pcm) // 2
-        if self._kept is not None:
-            self._kept.write(pcm, position)
-            if self._quiet and self._owed is None and self._live() is not None:
-                self._kept.nobody_speaks(self._heard_to)
+        self._position = position + (len(pcm) >> 1)
+        link = self._active
+        live = link is not None and not link.dead
+        if (kept := self._kept) is not None:
+            kept.write(pcm, position)
+            if live and self._quiet and self._owed is None:
+                kept.nobody_speaks(self._heard_to)
             self._tell_quiet()
-        if self._active is not None and not self._active.dead:
-            self._active.audio(pcm, position)
+        if live and (link := self._active) is not None and not link.dead:  # what is calm enough may change the link
+            link.audio(pcm, position)
 
     def quiet(self, quiet: bool) -> None:
         """See Connection."""
@@ -566,10 +489,10 @@ class Supervisor(Connection):
 
     def _tell_quiet(self) -> None:
         """A change goes unnoticed where nobody speaks and no link owes anything."""
-        kept = self._kept
-        owing = self._owed is not None or (kept is not None and kept.waits)
-        calm = self._quiet and not owing and not (kept is not None and kept.sounds)
-        if (calm, owing) != (self._calm, self._owing):
+        sounds, waits = self._kept.judge() if self._kept is not None else (False, False)
+        owing = waits or self._owed is not None
+        calm = self._quiet and not owing and not sounds
+        if calm is not self._calm or owing is not self._owing:
             self._calm, self._owing = calm, owing
             self._obey(self._rotation.quiet(calm, self._now(), owing=owing))
 
@@ -692,7 +615,7 @@ class Supervisor(Connection):
     def update(self, setup: Setup) -> None:
         """See Connection. A model that cannot be told on a live link is given a new one."""
         self._setups += 1
-        link, following = self._active, self._next
+        link, following = self._active, self._opener.next
         if link is None:
             return
         if link.model.capabilities.can_update and (live := self._live()) is not None:
@@ -723,17 +646,11 @@ class Supervisor(Connection):
     async def close(self) -> None:
         """See Connection."""
         self._closed = True
+        self._opener.close()
         self._rotation.close()
-        self._unwatch()
+        self._stall.stop()
         if self._timer is not None:
             self._timer.cancel()
-        for link in (self._active, self._next):
+        for link in (self._active, self._opener.next):
             if link is not None:
-                await self._close_link(link)
-
-
-async def _settled(opening: asyncio.Future[Connection]) -> None:
-    """An opening that was given up is over; a connection that came of it after all is closed."""
-    await asyncio.wait({opening})
-    if not opening.cancelled() and opening.exception() is None:
-        await opening.result().close()
+                await self._opener.close_link(link)
