@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from duologue.events import ResponseFinished, SessionStarted, TextInput, ToolFin
 from duologue.models.base import Context
 from duologue.serve import RunningServer, ServeOptions, create_app, serving
 from duologue.serve.sessions import SESSION_HEADER
+from duologue.store import MemoryStore
 from duologue.testing.scripted import Reply, ScriptedModel, Utterance
 
 pytestmark = pytest.mark.anyio
@@ -79,6 +81,29 @@ async def test_an_invocation_is_a_turn_in_the_conversation_of_its_session() -> N
         assert second.json()["response"] == "You said one then two."
         other = await http.post("/invocations", json={"prompt": "three"})
         assert other.json()["response"] == "You said three."
+
+
+async def test_journals_in_memory_go_with_their_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[MemoryStore] = []
+
+    class Kept(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr("duologue.serve.app.MemoryStore", Kept)
+    async with _served() as (server, _):
+        sessions = server.app.state.server.sessions
+        over = asyncio.Event()
+        forget, sessions.ended = sessions.ended, lambda session: (forget(session), over.set())
+        async with connect(f"ws://127.0.0.1:{server.port}/ws", input_rate=None, output_rate=None) as call:
+            await call.send(TextInput(text="one"))
+            async for event in call:
+                if isinstance(event, ResponseFinished):
+                    break
+            assert [entry.key for entry in made[0].journals("local")] == [call.session]
+        await asyncio.wait_for(over.wait(), 20)
+        assert made[0].journals("local") == []
 
 
 async def test_an_invocation_waits_for_its_tools() -> None:

@@ -73,6 +73,8 @@ class Server:
         store = SQLiteStore(self.options.journal) if self.options.journal else MemoryStore()
         committer: Committer = GroupCommitter(store)
         self.sessions = Sessions(self.agent, self.options, committer)
+        if isinstance(store, MemoryStore):  # nobody could read it later: kept, it would grow with every call
+            self.sessions.ended = lambda session: store.delete(session.tenant, session.id)
         if isinstance(self.agent, Agent):
             await self.agent.model.warm_up()
         try:

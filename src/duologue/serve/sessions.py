@@ -56,6 +56,8 @@ class Sessions:
         self._calls: dict[str, Call] = {}
         self._opening = 0
         self.draining = False
+        #: told of each session that has ended
+        self.ended: Callable[[Session], object] = lambda session: None
 
     @property
     def count(self) -> int:
@@ -126,6 +128,7 @@ class Sessions:
             del self._calls[id]
         if call.expiry is not None:
             call.expiry.cancel()
+        self.ended(call.session)
 
     async def open_link(
         self, link: ServerProtocol, headers: Mapping[str, str], query: Mapping[str, str]

@@ -18,7 +18,7 @@ _HANGING = vocabulary(
 _BEFORE_VERBS = vocabulary("i you we they and or but then so")
 #: who says only these has said all of it
 _STOPS = vocabulary("stop wait please quiet enough now")
-NEUTRAL = 0.3
+NEUTRAL = 0.15
 #: nothing that the matcher could answer has been said so far
 UNANSWERED = 0.6
 COMPLETE = 0.05
@@ -28,8 +28,9 @@ FITS = 0.62
 def could_continue(text: str, catalogue: Catalogue) -> float:
     """Probability, 0 to 1, that `text` will go on, judged by its last word and by the examples of the tools.
 
-    About 0.9 if a word or a slot of the matching example is still to come, 0.05 if the example is complete, 0.2 if it
-    ends in a thing that was named, 0.35 if it ends in a clause ("note that ..."), 0.3 if nothing is known.
+    About 0.9 if a word or a slot of the matching example is still to come, 0.05 if the example is complete, 0.15 if it
+    ends in a thing that was named or nothing is known, 0.2 if it ends in a clause ("note that ..."): whether a name or a
+    clause goes on is for the detector of ends of turns to say, which reads the words themselves.
     """
     said = tokenize(text)
     if not said:
@@ -68,7 +69,7 @@ def _by_examples(catalogue: Catalogue, text: str) -> float:
             schema = entry.tool.parameters.get("properties", {}).get(last_slot.name, {})
             free = schema.get("type") == "string" and not {"enum", "format"} & set(schema)
             clause = found.end > 1 and entry.pattern.parts[found.end - 2] == "that"
-            verdict = (0.35 if clause else 0.2) if free else 0.15
+            verdict = (0.2 if clause else 0.15) if free else 0.12
         else:
             verdict = COMPLETE
         if found.score > best_score + 1e-9 or (found.score > best_score - 0.05 and verdict < judged):
