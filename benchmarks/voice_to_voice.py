@@ -40,7 +40,7 @@ from benchmarks.rig import MIC_RATE, Caller, Ear, rig
 from benchmarks.speakers import OTHERS, REQUESTS, VOICES, Speakers, Utterance
 from duologue.agent import Agent
 from duologue.client import connect
-from duologue.events import TurnCommitted, TurnMeasured, UserTranscript
+from duologue.events import Event, ToolFinished, ToolStarted, TurnCommitted, TurnMeasured, UserTranscript
 from duologue.models import Cascade
 from duologue.speech.llm import LLM
 from duologue.speech.llm.phrase import PhraseLLM
@@ -122,6 +122,11 @@ async def exchange(caller: Caller, said: Utterance) -> Exchange:
     await caller.until(lambda: caller.ear.first_sound(end), _PATIENCE_S)
     await asyncio.sleep(_LISTEN_S)
     await caller.call.interrupt()  # the rest of the answer is not waited for
+    if any(isinstance(event, ToolStarted) for event in caller.since(mark)):
+        # But what a tool leads to is: told later, it would sound while the caller says the next sentence.
+        await caller.until(lambda: not _running(caller.since(mark)), _PATIENCE_S)
+        await asyncio.sleep(_LISTEN_S)
+        await caller.call.interrupt()
     await caller.until(lambda: loop.time() - max(caller.ear.end_of(), end) > _QUIET_S, 10.0)
     early = caller.ear.first_sound(begin)
     found.cut = (early is not None and early < end) or len({event.turn for event in committed()}) > 1
@@ -137,6 +142,11 @@ async def exchange(caller: Caller, said: Utterance) -> Exchange:
             found.record = dict(event.record)
     found.heard = " ".join(texts.values())
     return found
+
+
+def _running(events: Sequence[Event]) -> int:
+    """How many tools run."""
+    return sum(isinstance(event, ToolStarted) - isinstance(event, ToolFinished) for event in events)
 
 
 async def hold_calls(url: str, said: Sequence[Utterance]) -> list[Exchange]:
