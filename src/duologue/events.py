@@ -57,6 +57,17 @@ class SessionEnded(Event, frozen=True, kw_only=True, tag="session.ended"):
     detail: str = ""
 
 
+class SessionWaiting(Event, frozen=True, kw_only=True, tag="session.waiting"):
+    """Everybody has left (`reason`), and the session stays: for the long tool runs `calls`, which are under way or untold.
+
+    Whoever joins next is told of them. Without anybody it ends `untold_s` after the last of them is done.
+    """
+
+    reason: EndReason
+    calls: tuple[str, ...]
+    untold_s: float
+
+
 class UserSpeechStarted(Event, frozen=True, kw_only=True, tag="user.speech_started"):
     """The user began to speak at sample `position` of their track."""
 
@@ -225,6 +236,12 @@ class ListenerBack(Event, frozen=True, kw_only=True, tag="listener.back"):
     gap_ms: int = 0
 
 
+class ListenerJoined(Event, frozen=True, kw_only=True, tag="listener.joined"):
+    """A participant has come into a session that was under way."""
+
+    participant: str
+
+
 class UsageReported(Event, frozen=True, kw_only=True, tag="usage"):
     """Tokens that the provider counted since the last such event."""
 
@@ -306,6 +323,7 @@ AnyEvent = (
     SessionStarted
     | SessionGoingAway
     | SessionEnded
+    | SessionWaiting
     | UserSpeechStarted
     | UserSpeechStopped
     | UserTranscript
@@ -326,6 +344,7 @@ AnyEvent = (
     | ConnectionRotated
     | ListenerAway
     | ListenerBack
+    | ListenerJoined
     | UsageReported
     | TurnMeasured
     | ErrorEvent

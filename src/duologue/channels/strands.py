@@ -127,6 +127,10 @@ class StrandsChannel(Channel):
                 return
             await self._ready.wait()
 
+    async def wait(self) -> None:
+        """Wait until the client is gone; the session may outlast it."""
+        await self._done.wait()
+
     async def close(self, reason: str) -> None:
         """See Channel."""
         self._closing = True

@@ -21,6 +21,7 @@ from ..events import (
     Interruption,
     ListenerAway,
     ListenerBack,
+    ListenerJoined,
     ResponseFinished,
     ResponseHeard,
     ResponseStarted,
@@ -28,6 +29,7 @@ from ..events import (
     SessionEnded,
     SessionGoingAway,
     SessionStarted,
+    SessionWaiting,
     ToolApprovalNeeded,
     ToolFinished,
     ToolProgress,
@@ -124,6 +126,10 @@ class Transcript:
                     else ""
                 )
                 self.note(f"{event.participant} is back{lost}")
+            case ListenerJoined():
+                self.note(f"{event.participant} has joined")
+            case SessionWaiting():
+                self._note("everybody has left; a long task goes on, or waits to be told of", "yellow")
             case SessionGoingAway():
                 self._note(f"the call will end in {event.in_s:.0f} s: {event.reason}", "yellow")
             case SessionEnded():

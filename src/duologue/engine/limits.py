@@ -22,6 +22,7 @@ class LimitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         grace_s: how long a listener may be away before the call ends.
         upstream_s: seconds of user audio accepted ahead of real time before more is dropped (and counted).
         goodbye_s: longest time that a farewell may take to play out.
+        untold_s: how long a session that everybody has left waits, after its long tool runs are done, for somebody to tell of them.
         snapshot_turns: after so many turns the history is written into the journal anew, so that whoever takes the session
             over need not read all of it; 0 never. `snapshot_bytes` bounds it: what is older is summed up.
     """
@@ -36,6 +37,7 @@ class LimitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     grace_s: float = 30.0
     upstream_s: float = 30.0
     goodbye_s: float = 15.0
+    untold_s: float = 900.0
     snapshot_turns: int = 20
     snapshot_bytes: int = 256 * 1024
 

@@ -229,14 +229,19 @@ class Server:
             items = protocol.receive_text(first, now) if isinstance(first, str) else []
             channel = StrandsChannel(socket, protocol, items)
             info = CallInfo(session=session_id(headers, query), channel="strands", headers=headers, query=query)
-            session = await self.sessions.open(info, channel)
+            session = await self.sessions.enter(info, channel)
         except DuologueError as error:
             for text in protocol.error(error.code, str(error)):
                 await socket.send(text)
             code = error.close_code if isinstance(error, ProtocolError) else None
             await socket.close(code or (4013 if error.retryable else 4000), error.code)
             return
-        await session.wait()
+        over = {asyncio.ensure_future(session.wait()), asyncio.ensure_future(channel.wait())}
+        try:
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in over:
+                task.cancel()
 
 
 async def serve_socket(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -38,12 +39,17 @@ logger = logging.getLogger("duologue.serve")
 class Call:
     """A session that this server runs, and the client channel that can be resumed, if it has one."""
 
-    def __init__(self, session: Session, channel: WebSocketChannel | None = None, *, live: bool = False) -> None:
+    def __init__(self, session: Session, channel: WebSocketChannel | None = None, *, called: bool = False) -> None:
         self.session = session
         self.channel = channel
-        self.live = live  # somebody is on the line, or may come back
+        self._called = called
         self.turn = asyncio.Lock()
         self.expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody is on the line, or may come back to it."""
+        return self._called and not self.session.waiting
 
 
 class Sessions:
@@ -91,10 +97,12 @@ class Sessions:
         define: Callable[[Definition], Definition] = lambda definition: definition,
         prepare: Callable[[Session], None] = lambda session: None,
         tool_runner: Literal["thread", "inline"] = "thread",
+        joinable: bool = False,
     ) -> Session:
         """Start a session. Raises OverloadedError when there are too many, and what starting raises.
 
-        `define` makes of the agent what this call is to have; `prepare` is given the session before it starts.
+        `define` makes of the agent what this call is to have; `prepare` is given the session before it starts. `joinable`:
+        once everybody has left it may stay for its long-running tools, and `enter` takes the next client in.
         """
         if self.draining or self.count >= self._options.max_sessions:
             what = "is shutting down" if self.draining else f"has {self.count} sessions already"
@@ -111,17 +119,34 @@ class Sessions:
                 text_only=text_only,
                 greet=greet,
                 tool_runner=tool_runner,
+                joinable=joinable,
             )
             prepare(session)
             await session.start()
         finally:
             self._opening -= 1
         channel = next((entry for entry in channels if isinstance(entry, WebSocketChannel)), None)
-        call = Call(session, channel, live=bool(channels))
+        call = Call(session, channel, called=bool(channels))
         self._calls[session.id] = call
         assert session._main is not None
         session._main.add_done_callback(lambda _: self._forget(session.id, call))
         return session
+
+    async def enter(self, info: CallInfo, channel: Channel, *, text_only: bool = False) -> Session:
+        """Start a session for a client, or take the client into the one of that id that waits for somebody.
+
+        Raises ConfigurationError when somebody is in the session of that id, else as `open` does.
+        """
+        call = self._calls.get(info.session)
+        if call is None:
+            return await self.open(info, channel, text_only=text_only, joinable=True)
+        if not call.session.waiting:
+            raise ConfigurationError(
+                f"Session {info.session} is open already.", hint="Resume it, or use another id."
+            )
+        await call.session.join(channel)
+        call.channel = channel if isinstance(channel, WebSocketChannel) else None
+        return call.session
 
     def _forget(self, id: str, call: Call) -> None:
         if self._calls.get(id) is call:
@@ -133,7 +158,7 @@ class Sessions:
     async def open_link(
         self, link: ServerProtocol, headers: Mapping[str, str], query: Mapping[str, str]
     ) -> WebSocketChannel:
-        """The channel for a client that has said hello: of a new session, or of the one that it resumes."""
+        """The channel for a client that has said hello: of a new session, of one that waits for it, or of the one it resumes."""
         hello = link.hello
         assert hello is not None
         if hello.resume is not None:
@@ -142,8 +167,6 @@ class Sessions:
                 raise resume_refused()
             return call.channel
         id = session_id(headers, query)
-        if id and id in self._calls:
-            raise ConfigurationError(f"Session {id} is open already.", hint="Resume it, or use another id.")
         agent_rates = hello.input, hello.output
         delivery = ServerDelivery(
             session=id or f"s-{new_token()[:22]}",
@@ -162,7 +185,7 @@ class Sessions:
             query=dict(query),
             metadata=hello.metadata,
         )
-        await self.open(info, channel, text_only=hello.output is None)
+        await self.enter(info, channel, text_only=hello.output is None)
         return channel
 
     async def turn(self, id: str, prompt: str, *, deliver: Any, headers: Mapping[str, str]) -> None:
@@ -180,7 +203,7 @@ class Sessions:
             call.expiry = None
         async with call.turn:
             await _one_turn(call.session, prompt, deliver)
-        if call.channel is None:
+        if not (call.live or call.session.waiting):
             loop = asyncio.get_running_loop()
             call.expiry = loop.call_later(self._options.invocation_idle_s, call.session.end, "idle", "no invocation")
 
@@ -204,7 +227,10 @@ async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
     program = session._program
     assert program is not None
     events = program.subscribe()
-    try:
+    with contextlib.ExitStack() as after:
+        after.callback(program.unsubscribe, events)
+        after.enter_context(session.attended())
+        telling = session.has_news  # of a tool that was done while nobody was there
         await session.send(TextInput(text=prompt))
         turn = ""
         tools: set[str] = set()
@@ -218,6 +244,7 @@ async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
                     turn and event.origin in ("tool", "farewell", "filler")
                 ):
                     responses.add(event.response)
+                    telling = telling and event.origin not in ("tool", "farewell")
                 case ResponseText(response=response) | ResponseFinished(response=response) if response not in responses:
                     continue  # of something else that is being said
                 case ResponseFinished():
@@ -225,16 +252,15 @@ async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
                 case ToolStarted():
                     tools.add(event.call)
                 case ToolFinished():
+                    telling = telling or event.call not in tools
                     tools.discard(event.call)
                     answered = False
             if not turn:
                 continue
             await deliver(event)
             over = isinstance(event, SessionEnded) or (isinstance(event, ErrorEvent) and event.fatal)
-            if over or (answered and not tools):
+            if over or (answered and not tools and not telling):
                 return
-    finally:
-        program.unsubscribe(events)
 
 
 class Answer(msgspec.Struct):

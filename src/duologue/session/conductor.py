@@ -16,6 +16,7 @@ from ..channels.base import Channel
 from ..engine import actions as act
 from ..engine.conversation import Conversation, Item
 from ..engine.floor import Floor, FloorOptions, State
+from ..engine.floor_state import OVERLAPPING
 from ..engine.limits import LimitOptions, Limits
 from ..engine.replay import TICK_S, Recorder
 from ..errors import DuologueError
@@ -44,9 +45,16 @@ class Owner(Protocol):
 
     id: str
 
+    @property
+    def generation(self) -> int: ...
+
     def end(self, reason: EndReason, detail: str = "") -> None: ...
 
     def end_by(self, seconds: float, reason: EndReason, detail: str) -> None: ...
+
+    def call_over(self, reason: EndReason, detail: str = "") -> None: ...
+
+    def run_settled(self) -> None: ...
 
     def tool_requested(self, response: str, call: Any) -> None: ...
 
@@ -98,6 +106,8 @@ class Conductor:
         self.conversation = Conversation()
         self.exchange = Exchange()
         self.connection: m.Connection | None = None
+        #: whether there is anybody to answer; if not, nothing is begun
+        self.present = True
         self.speaking = Speaking(
             self,
             speaks=speaks,
@@ -135,9 +145,12 @@ class Conductor:
 
     def emit(self, event: Event) -> None:
         """Journal an event and tell it to everybody once it is durable."""
-        now = self.now()
-        self.measures.observe(event, self.exchange.turn, now)
-        self.journal.emit(msgspec.structs.replace(event, at=round(now - self.base, 4)))
+        self.measures.observe(event, self.exchange.turn, self.now())
+        self.journal.emit(self.stamped(event))
+
+    def stamped[E: Event](self, event: E) -> E:
+        """The event as of now."""
+        return msgspec.structs.replace(event, at=round(self.now() - self.base, 4))
 
     def fact(self, name: str, *args: Any) -> None:
         """Step the floor with a fact, and carry out what it orders."""
@@ -179,7 +192,7 @@ class Conductor:
 
     def settle_idleness(self) -> None:
         """Something changed: the limits, the owner's timer and the connection are to know whether the call is quiet."""
-        if self.floor.state is State.IDLE and not self.owing:
+        if self.floor.state is State.IDLE and not self.owing and self.present:
             self.limits.idle(self.now())
         else:
             self.limits.busy()
@@ -196,6 +209,31 @@ class Conductor:
     def owing(self) -> bool:
         """Whether anything is being made or played, or a tool's result is still to come."""
         return self.responses.owed or bool(self.conversation.open_calls())
+
+    def vacate(self, why: str) -> None:
+        """Nobody is there any more: take back what the agent says, and begin nothing. `settle_floor` follows."""
+        self.speaking.leave()
+        self.present = False
+        for response in self.responses.all:
+            generated = response.generated
+            self.responses.cancel(response, "cancelled", why)
+            if not generated:
+                self.cancel(response.id)
+        self.speaking.vacated()
+
+    def settle_floor(self, why: str) -> None:
+        """Nobody listens any more: what the user had begun is history, and not answered."""
+        self.fact("silent")
+        if self.floor.state in OVERLAPPING:
+            self.fact("interrupt", why)  # it was being decided whether they interrupt
+        for _ in range(2):  # speaking, then pausing
+            if self.floor.user_has_floor:
+                self.fact("input_ended")
+        if self.floor.state is State.THINKING:
+            self.exchange.take_back()
+            self.fact("no_answer", why)
+            self.measures.unanswered(self.exchange.turn)
+        self.settle_idleness()
 
     def cancel(self, response: str) -> None:
         """Have the model stop making a response."""

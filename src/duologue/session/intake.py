@@ -29,6 +29,7 @@ class Intake:
         self._measures = conductor.measures
         self._connection: Supervisor | None = None
         self._muted = False
+        self._anew = False  # what comes next comes of somebody else
         self.rate = model.capabilities.input_rate
         self.upstream_s = upstream_s
         self.media_end = 0
@@ -41,6 +42,15 @@ class Intake:
         """No more audio is taken."""
         self._connection = None
 
+    def begin_again(self) -> int:
+        """Somebody who has joined is about to be heard: where on the model's track they begin."""
+        self._anew = True
+        return self.media_end
+
+    def unmute(self) -> None:
+        """Whoever speaks from now on is not the one who was muted."""
+        self._muted = False
+
     def audio(self, pcm: bytes, position: int, now: float) -> None:
         """User audio at the model's input rate, which has arrived at `now`."""
         connection = self._connection
@@ -48,7 +58,8 @@ class Intake:
             return
         end = position + (len(pcm) >> 1)
         base = now - end / self.rate
-        if not self.media_end or base < self._measures.media_base:
+        if not self.media_end or self._anew or base < self._measures.media_base:
+            self._anew = False
             # The earliest arrival says when the audio was captured; later ones were held up on their way.
             self._measures.media_base = base
         self.media_end = end

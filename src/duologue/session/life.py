@@ -87,9 +87,13 @@ class Life(ABC):
                 self._main.cancel()  # a model or channel that takes its time to open is not waited for
 
     def end_by(self, seconds: float, reason: EndReason, detail: str) -> None:
-        """End after `seconds`, unless something ends it before."""
+        """The call is over after `seconds`, unless something ends it before."""
         if self._end_timer is None:
-            self._end_timer = self._loop.call_later(seconds, self.end, reason, detail)
+            self._end_timer = self._loop.call_later(seconds, self.call_over, reason, detail)
+
+    def call_over(self, reason: EndReason, detail: str = "") -> None:
+        """Nobody is to be on the line any more. That is the end, unless what lives has a reason to stay."""
+        self.end(reason, detail)
 
     async def wait(self) -> SessionEnded:
         """Wait until the session has ended, and say how."""
@@ -142,7 +146,7 @@ class Life(ABC):
         for task in self._tasks:
             task.cancel()
 
-    async def _bounded(self, work: Awaitable[Any]) -> None:
+    async def bounded(self, work: Awaitable[Any]) -> None:
         """Await a step of closing, which neither may take long nor keep the next from being taken."""
         try:
             async with asyncio.timeout(_CLOSE_S):
@@ -151,29 +155,29 @@ class Life(ABC):
             logger.debug("%s: closing: %r", self.id, error)
 
     @property
-    def _closing(self) -> bool:
+    def closing(self) -> bool:
         """Whether it has begun to end."""
         return self._stopping is not None and self._stopping.is_set()
 
-    def _check_open(self) -> None:
-        if self.ended is not None or self._main is None or self._closing:
+    def check_open(self) -> None:
+        if self.ended is not None or self._main is None or self.closing:
             raise SessionClosedError("The session has ended.", hint="Start a new one.")
 
     async def _here[T](self, work: Callable[[], T]) -> T:
         """Do `work` on the session's loop, from whatever loop this is."""
-        self._check_open()
+        self.check_open()
         if asyncio.get_running_loop() is self._loop:
             return work()
 
         async def hop() -> T:
-            self._check_open()
+            self.check_open()
             return work()
 
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(hop(), self._loop))
 
     def spawn(self, run: Callable[[], Awaitable[None]], name: str) -> None:
         """Run a task inside the session. Its failure is reported, and costs the session nothing else."""
-        if self._group is None or self._closing:
+        if self._group is None or self.closing:
             return
 
         async def guarded() -> None:

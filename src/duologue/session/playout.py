@@ -326,6 +326,11 @@ class Listener:
         if self.ledger.clearing:
             self._cleared(position)
 
+    def lost(self) -> None:
+        """It will answer no clear any more: whoever waits for one takes the estimate."""
+        if self.ledger.clearing:
+            self._cleared(None)
+
     def _cleared(self, position: int | None) -> None:
         if self._clear_timer is not None:
             self._clear_timer.cancel()
@@ -379,6 +384,10 @@ class Listener:
         self._sent_of.pop(response.id, None)
         self._had.discard(response.id)
         self.ledger.forget(response.id)
+
+    def skip(self, response: Response) -> None:
+        """Nothing of `response` is to be handed over: it began before this listener came."""
+        self._had.add(response.id)
 
     def has_had(self, response: Response) -> bool:
         """Whether `response` was handed over, at least in part."""

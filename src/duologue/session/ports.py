@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..audio import Resampler, check_pcm16
 from ..channels.base import Channel
-from ..errors import AudioFormatError, DuologueError
+from ..errors import AudioFormatError, DuologueError, SessionClosedError
 from ..events import Input
 from .playout import Listener
 
@@ -35,8 +35,17 @@ class Attendance(Protocol):
 class SessionPort:
     """The session as one channel sees it (see :class:`duologue.channels.base.Port`). `clock` is the monotonic one."""
 
-    def __init__(self, channel: Channel, intake: Intake, attendance: Attendance, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        intake: Intake,
+        attendance: Attendance,
+        clock: Callable[[], float],
+        *,
+        joins: bool = False,
+    ) -> None:
         self.channel = channel
+        self._joins = joins  # its track follows what the model has heard before, wherever it begins itself
         self.listener: Listener | None = None
         self._intake = intake
         self._attendance = attendance
@@ -48,6 +57,8 @@ class SessionPort:
         self._next = 0  # capture position expected next, at the channel's rate
         self._out = 0  # position of the next sample handed on, at the model's rate
         self._started_at: float | None = None
+        self._begin = 0  # where on the model's track this one begins
+        self._gone = False
 
     def open(self) -> None:
         """The channel has started: its rates are known."""
@@ -56,12 +67,16 @@ class SessionPort:
         self._rate = self.rate or theirs
         self._resampler = Resampler(self._rate, theirs) if self._rate != theirs else None
 
+    def close(self) -> None:
+        """The participant has left: what still comes of it is nobody's."""
+        self._gone = True
+
     def audio(self, pcm: bytes, position: int | None = None) -> None:
         """See :class:`duologue.channels.base.Port`."""
         size = len(pcm)
         if size & 1:
             check_pcm16(pcm)
-        if not size:
+        if not size or self._gone:
             return
         if self.rate is None:
             raise AudioFormatError(
@@ -72,6 +87,8 @@ class SessionPort:
         if self._started_at is None:
             self._next = position or 0
             self._started_at = now - self._next / rate
+            if self._joins:
+                self._begin = self._intake.begin_again() - self._next * self._intake.rate // rate
             self._out = self._scaled(self._next)
         samples = size >> 1
         begin = self._next if position is None else position
@@ -104,10 +121,12 @@ class SessionPort:
         self._out += samples
 
     def _scaled(self, position: int) -> int:
-        return position * self._intake.rate // self._rate
+        return self._begin + position * self._intake.rate // self._rate
 
     def input(self, message: Input) -> None:
-        """See Port."""
+        """See Port. Raises SessionClosedError once the participant has left."""
+        if self._gone:
+            raise SessionClosedError("This participant has left.", hint="Join again.")
         self._attendance.input(message)
 
     def played(self, position: int, at: float | None = None) -> None:

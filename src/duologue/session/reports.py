@@ -109,6 +109,10 @@ class Reports:
             return
         if e.turn == exchange.turn:
             exchange.begun = True
+        if not conductor.present:
+            conductor.speaking.begun_in_vain(e.response)
+            conductor.cancel(e.response)
+            return
         try:
             self._responses.begin(e.response, e.origin, e.turn, self._output_rate, gated=gated)
         except OverloadedError as error:

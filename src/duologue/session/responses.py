@@ -90,11 +90,11 @@ class Responses:
             self.start(response)
         return response
 
-    def check_room(self) -> None:
-        """Raise OverloadedError when no further response may wait to be spoken."""
-        if len(self._open) >= self._max_queued:
+    def check_room(self, besides: int = 0) -> None:
+        """Raise OverloadedError when no further response may wait to be spoken. `besides`: others that wait elsewhere."""
+        if (waiting := len(self._open) + besides) >= self._max_queued:
             raise OverloadedError(
-                f"{len(self._open)} responses wait to be spoken.",
+                f"{waiting} responses wait to be spoken.",
                 hint="Wait for them, or raise limits.queued_responses.",
             )
 
@@ -281,8 +281,24 @@ class Responses:
         """See Stage."""
         self._director.listener_failed(listener, error)
 
+    def heard_any(self, id: str) -> bool:
+        """Whether anything of an unfinished response was heard, or can have been read."""
+        if (response := self._open.get(id)) is None or response.gated:
+            return False
+        if (listener := self.addressee) is None:
+            return bool(response.script.pieces)
+        return listener.heard(response, self._director.now()).samples > 0
+
+    def add(self, listener: Listener) -> None:
+        """Somebody else listens from now on: to what begins from now on."""
+        for response in self._open.values():
+            if not response.gated:
+                listener.skip(response)
+        self.listeners.append(listener)
+
     def remove(self, listener: Listener, successor: Listener | None) -> None:
         """A listener is gone for good. If history followed it, it follows `successor` from now on."""
+        listener.lost()
         listener.close()
         if listener in self.listeners:
             self.listeners.remove(listener)

@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +25,7 @@ from ..events import (
     ConnectionLost,
     ConnectionOpened,
     ConnectionRotated,
+    EndReason,
     ErrorEvent,
     Event,
     Input,
@@ -54,6 +56,9 @@ class Session(Life, ToolContext):
 
     Its methods may be called from any task of its loop, tools may call the async ones from their own. After the end they
     raise :class:`SessionClosedError`, except `stop`, which is safe at any time and any number of times.
+
+    `joinable`: participants may come in later (`join`). Such a session does not end with the call while a long-running tool is
+    under way, or nobody has been told of its result: it waits for whoever joins next (`limits.untold_s`).
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Session(Life, ToolContext):
         text_only: bool = False,
         greet: bool = True,
         tool_runner: Literal["thread", "inline"] = "thread",
+        joinable: bool = False,
     ) -> None:
         super().__init__(id or f"s-{uuid.uuid4().hex}")
         self.definition = definition
@@ -75,9 +81,9 @@ class Session(Life, ToolContext):
         self.tenant = tenant
         self.epoch = 0
         self.participants = Participants(self, channels, text_only=text_only)
-        self.speaks = self.participants.speaks
         self._program: Program = self.participants.program
         self._committer = committer
+        self._joinable = joinable
         self._greet = greet
         self._tool_runner: Literal["thread", "inline"] = tool_runner
         self._instructions = definition.instructions
@@ -102,7 +108,7 @@ class Session(Life, ToolContext):
             limits=definition.limits,
             capabilities=definition.model.capabilities,
             clock=self._loop.time,
-            speaks=self.speaks,
+            speaks=self.participants.speaks,
             idle_prompt=definition.idle_prompt,
             apology=definition.apology,
             farewell=definition.farewell,
@@ -135,17 +141,16 @@ class Session(Life, ToolContext):
     def _begin(self) -> None:
         """Everything is open: say so, and let everybody carry."""
         definition, model, conductor = self.definition, self.definition.model, self.conductor
-        conductor.emit(
-            SessionStarted(
-                session=self.id,
-                agent=definition.name,
-                model=model.name,
-                epoch=self.epoch,
-                input_rate=model.capabilities.input_rate,
-                output_rate=model.capabilities.output_rate,
-                notice=model.notice,
-            )
+        self.started = SessionStarted(
+            session=self.id,
+            agent=definition.name,
+            model=model.name,
+            epoch=self.epoch,
+            input_rate=model.capabilities.input_rate,
+            output_rate=model.capabilities.output_rate,
+            notice=model.notice,
         )
+        conductor.emit(self.started)
         conductor.emit(ConnectionOpened(generation=self._connection.generation, model=self._connection.active_name))
         self.schedule_wake()
         self.participants.run()
@@ -184,13 +189,13 @@ class Session(Life, ToolContext):
                 conductor.responses.cancel(response, "cancelled", "the session ended")
             conductor.measures.finish()
         if (toolbench := getattr(self, "toolbench", None)) is not None:
-            await self._bounded(toolbench.close())
+            await self.bounded(toolbench.close())
         if (connection := getattr(self, "_connection", None)) is not None:
             self.intake.close()
-            await self._bounded(connection.close())
+            await self.bounded(connection.close())
         if conductor is not None:
             self.hook("on_end", self._end_reason)
-            await self._bounded(self._hooks.close())
+            await self.bounded(self._hooks.close())
             self.ended = SessionEnded(
                 at=round(self.now() - conductor.base, 4), reason=self._end_reason, detail=self._end_detail
             )
@@ -200,13 +205,13 @@ class Session(Life, ToolContext):
             if not conductor.journal.broken:
                 flushed: asyncio.Future[None] = self._loop.create_future()
                 conductor.journal.when_durable(lambda: None if flushed.done() else flushed.set_result(None))
-                await self._bounded(asyncio.wait({flushed}))
+                await self.bounded(asyncio.wait({flushed}))
         else:
             self.ended = SessionEnded(reason=self._end_reason, detail=self._end_detail)
         for channel in self.participants.channels:
-            await self._bounded(channel.close(self._end_reason))
+            await self.bounded(channel.close(self._end_reason))
         for source in self._sources:
-            await self._bounded(source.aclose())
+            await self.bounded(source.aclose())
 
     def _task_failed(self, name: str, error: Exception) -> None:
         self.emit_error(ErrorEvent(code="internal", message=f"{name}: {error!r}"))
@@ -215,7 +220,7 @@ class Session(Life, ToolContext):
 
     async def send(self, message: Input | str | bytes) -> None:
         """Give the session an input: a typed turn (`str`), PCM16 at the model's input rate (`bytes`), or any `Input`."""
-        self._check_open()
+        self.check_open()
         if isinstance(message, str):
             message = TextInput(text=message)
         if isinstance(message, bytes):
@@ -237,6 +242,36 @@ class Session(Life, ToolContext):
         Several readers each get everything. A reader that is too slow loses its oldest events and is told how many.
         """
         return self._program.subscribe()
+
+    async def join(self, channel: Channel) -> None:
+        """Take another participant in, while the session runs. They hear what begins from now on.
+
+        Raises ConfigurationError where nobody may join, or a second channel wants to be the addressee, and what opening the
+        channel raises; then the session is as it was.
+        """
+        self.check_open()
+        if not self._joinable:
+            raise ConfigurationError("Nobody may join this session.", hint="Open it with joinable=True.")
+        await self.participants.join(channel)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether anybody hears the agent; if not, answers are only text."""
+        return self.participants.speaks
+
+    @property
+    def waiting(self) -> bool:
+        """Whether everybody has left and it waits, for a long-running tool, or for somebody to tell of its result."""
+        return self.participants.waiting and not self.closing
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a long-running tool is done and nobody has been told."""
+        return bool(self.conductor.speaking.news())
+
+    def attended(self) -> AbstractContextManager[None]:
+        """While this is open, the program is there to be answered, in a waiting session, too."""
+        return self.participants.attended()
 
     async def say(self, text: str) -> str:
         """Have the agent say `text` verbatim as soon as the floor allows. Returns the response's id.
@@ -263,7 +298,7 @@ class Session(Life, ToolContext):
 
         Raises ConfigurationError for a voice that the model does not have, ToolError for what is no tool.
         """
-        self._check_open()
+        self.check_open()
         known = self.definition.model.capabilities.voices
         if voice is not None and known and voice not in known:
             raise ConfigurationError(
@@ -281,7 +316,7 @@ class Session(Life, ToolContext):
             if voice is not None:
                 self._voice = voice
             if before != (self._instructions, self._tools, self._voice):
-                self._connection.update(self.setup())
+                self.setup_changed()
 
         await self._here(change)
 
@@ -305,14 +340,23 @@ class Session(Life, ToolContext):
             language=self.definition.language,
         )
 
+    def setup_changed(self) -> None:
+        """What a connection starts with is not what it was: tell the model."""
+        self._connection.update(self.setup())
+
     @property
     def busy(self) -> bool:
         """Whether a tool runs, or an answer is being made or played."""
         return self.toolbench.busy or self.conductor.responses.owed
 
+    @property
+    def generation(self) -> int:
+        """Counts the connections to the model."""
+        return self._connection.generation
+
     def user_input(self, message: Input) -> None:
         """Anything but audio from a participant. Raises a typed error for what the model cannot take."""
-        self._check_open()
+        self.check_open()
         self.intake.input(message)
 
     def emit_error(self, error: ErrorEvent) -> None:
@@ -325,6 +369,18 @@ class Session(Life, ToolContext):
     def now(self) -> float:
         """The monotonic clock."""
         return self._loop.time()
+
+    def call_over(self, reason: EndReason, detail: str = "") -> None:
+        """Nobody is to be on the line any more. The session ends, unless it stays for its long-running tools."""
+        if self._joinable and not self.closing and self.participants.stay(reason, detail):
+            if self._end_timer is not None:
+                self._end_timer.cancel()
+            self._end_timer = None
+        else:
+            self.end(reason, detail)
+
+    def run_settled(self) -> None:
+        self.participants.reconsider()
 
     def tool_requested(self, response: str, call: ToolCall) -> None:
         self.toolbench.request(response, call)
@@ -373,7 +429,7 @@ class Session(Life, ToolContext):
 
     def schedule_wake(self) -> None:
         """Arrange for the next deadline of floor and limits."""
-        if self._closing:
+        if self.closing:
             return  # a timer would keep all of an ended session alive until its deadline
         due = self.conductor.next_deadline()
         timer = self._wake_timer

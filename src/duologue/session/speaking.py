@@ -21,6 +21,7 @@ class Speaking:
         farewell: the call ends once the next answer was heard.
         silent_since: when the agent was last heard, on the monotonic clock.
         untold: calls whose results the model has not spoken of.
+        lasting: those of long runs that nobody has heard of yet, though the model may be speaking of them.
     """
 
     def __init__(self, conductor: Conductor, *, speaks: bool, boundary_s: float, apology: str, goodbye: str) -> None:
@@ -31,6 +32,9 @@ class Speaking:
         self.farewell = False
         self.silent_since = conductor.base
         self.untold: list[str] = []
+        self.lasting: set[str] = set()
+        self._telling: dict[str, list[str]] = {}  # of unfinished responses: the calls whose results they tell
+        self._unsaid: list[tuple[str, str]] = []  # said to nobody: what waits for whoever joins
         self._apology = apology
         self._goodbye = goodbye
         self._apologised = False
@@ -41,13 +45,16 @@ class Speaking:
     def say(self, text: str, origin: ResponseOrigin = "say") -> str:
         """Have `text` spoken verbatim as soon as the floor allows. Returns the response's id."""
         id = self._conductor.responses.next_id()
-        if (connection := self._conductor.connection) is not None:
+        if not self._conductor.present:
+            if origin == "say":
+                self._unsaid.append((id, text))
+        elif (connection := self._conductor.connection) is not None:
             connection.say(id, text, origin)
         return id
 
     def say_when_room(self, text: str) -> str:
         """As :meth:`say`, for whoever can be told. Raises OverloadedError when too much waits to be said."""
-        self._conductor.responses.check_room()
+        self._conductor.responses.check_room(len(self._unsaid))
         return self.say(text)
 
     def respond(self, instructions: str, origin: ResponseOrigin = "respond") -> None:
@@ -58,18 +65,21 @@ class Speaking:
             self._owed.append((instructions, origin))
 
     def _respond(self, instructions: str, origin: ResponseOrigin) -> None:
+        id = self._conductor.responses.next_id()
         if origin in ("tool", "farewell"):
             # This answer tells of every result that has not been told of.
             self.conversation.bring_forward(self.untold)
+            if self.lasting:
+                self._telling[id] = list(self.untold)
             self.untold.clear()
             self._owed = [owed for owed in self._owed if owed[1] != "tool"]
         if (connection := self._conductor.connection) is not None:
-            connection.respond(self._conductor.responses.next_id(), instructions, origin)
+            connection.respond(id, instructions, origin)
 
     def may_respond(self) -> bool:
-        """Whether an answer that is no answer to a turn may be begun: nobody speaks and nothing is being made."""
+        """Whether an answer that is no answer to a turn may be begun: nobody speaks, nothing is being made, somebody is there."""
         state = self._conductor.floor.state
-        return not self._conductor.making and (
+        return self._conductor.present and not self._conductor.making and (
             state in (State.IDLE, State.AGENT) or (state is State.THINKING and self._conductor.exchange.begun)
         )
 
@@ -81,6 +91,47 @@ class Speaking:
     def interrupted(self) -> None:
         """The user took the floor: what the agent was going to do unasked is off; what a tool found out is still news."""
         self._owed = [owed for owed in self._owed if owed[1] in ("tool", "farewell")]
+
+    # ------------------------------------------------------------------ when nobody is there
+
+    def news(self) -> set[str]:
+        """Calls of long runs of whose results nobody has heard anything."""
+        responses = self._conductor.responses
+        begun = {call for id, calls in self._telling.items() if responses.heard_any(id) for call in calls}
+        return self.lasting - begun
+
+    def leave(self) -> None:
+        """Everybody is leaving; what they have heard a part of counts as told."""
+        self.farewell = False
+        self.lasting = self.news()
+
+    def vacated(self) -> None:
+        """What the agent was going to do for them is off, but for telling of long runs."""
+        for id in list(self._telling):  # the model was asked to tell, and has not begun
+            self.begun_in_vain(id)
+            self._conductor.cancel(id)
+        self._owed = [("", "tool")] if self.lasting else []
+
+    def begun_in_vain(self, response: str) -> None:
+        """Nobody is there for this answer; what it was to tell is told to whoever comes next."""
+        calls = self._telling.pop(response, [])
+        if self.lasting.intersection(calls):
+            self.untold.extend(call for call in calls if call not in self.untold)
+            if ("", "tool") not in self._owed:
+                self._owed.append(("", "tool"))
+
+    def joined(self) -> None:
+        """Somebody is there again: say and tell what has waited for them."""
+        unsaid, self._unsaid = self._unsaid, []
+        if (connection := self._conductor.connection) is not None:
+            for id, text in unsaid:
+                connection.say(id, text, "say")
+        self.pay_owed()
+
+    def _told(self, response: str) -> None:
+        self.lasting.difference_update(self._telling.pop(response, ()))
+
+    # ------------------------------------------------------------------ what goes wrong, and the end
 
     def apologise(self) -> None:
         """An answer failed. The caller waits for one that will not come: better to say so than to be silent.
@@ -138,6 +189,10 @@ class Speaking:
     def settled(self, response: Response, status: ResponseStatus, heard_samples: int, now: float) -> None:
         """A response is over."""
         conductor = self._conductor
+        if conductor.present or heard_samples:
+            self._told(response.id)
+        else:
+            self.begun_in_vain(response.id)
         if heard_samples and response.origin != "filler":
             self._apologised = False
         if response.origin == "farewell" and not response.samples and self._goodbye and self.speaks:
@@ -163,7 +218,7 @@ class Speaking:
 
     def _end_after_farewell(self) -> None:
         if self.farewell and not self._conductor.responses.owed:
-            self._conductor.owner.end("completed", "the agent ended the call")
+            self._conductor.owner.call_over("completed", "the agent ended the call")
 
     def answered_turn(self, response: Response) -> str:
         """The turn that a response is the audible answer to: its own, or the one whose tools it speaks of."""

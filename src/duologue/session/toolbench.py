@@ -47,12 +47,30 @@ class Toolbench:
         self._origin: dict[str, tuple[str, str]] = {}  # of each run: the response that asked, the turn it answers
         self._unwanted: set[str] = set()  # runs whose results nobody waits for any more
         self._waiting: dict[str, set[str]] = {}
+        self._lasting: dict[str, ToolStarted] = {}  # long runs that are under way
+        self._withheld: list[tuple[int, str, str, str, bool]] = []  # results the model is given once somebody is there
         self.executor = ToolExecutor(tools, context=context, on_event=self._event, runner=runner, run_key=session)
 
     @property
     def busy(self) -> bool:
         """Whether a run is under way."""
         return bool(self.executor.running)
+
+    @property
+    def lasting(self) -> tuple[ToolStarted, ...]:
+        """How the long runs began that have no result yet."""
+        return tuple(self._lasting.values())
+
+    def vacated(self) -> None:
+        """Everybody has left: only long runs go on."""
+        self._cancel([call for call in self._origin if call not in self._lasting], "the caller has left")
+
+    def joined(self, generation: int) -> None:
+        """Somebody is there: the model may have the results. One that was opened since then has them in its history."""
+        withheld, self._withheld = self._withheld, []
+        for made, call, name, text, error in withheld:
+            if made == generation and self._conductor.connection is not None:
+                self._conductor.connection.tool_result(call, name, text, error=error)
 
     def request(self, response: str, call: ToolCall) -> None:
         """The model wants this run: journal it, then start it."""
@@ -67,7 +85,13 @@ class Toolbench:
         tool = self.executor.tools.get(call.name)
         if tool is None or tool.side_effects:
             self._conductor.fact("effects")
-        self._conductor.emit(ToolStarted(call=call.id, name=call.name, arguments=arguments, response=response))
+        conductor = self._conductor
+        started = conductor.stamped(
+            ToolStarted(call=call.id, name=call.name, arguments=arguments, response=response)
+        )
+        if tool is not None and tool.long_running:
+            self._lasting[call.id] = started
+        conductor.emit(started)
         self._hook("before_tool", call)
         self._conductor.journal.when_durable(lambda: self._start(call))
 
@@ -83,7 +107,7 @@ class Toolbench:
     def _fill(self, call: str) -> None:
         """The caller may have waited in silence for a while: say something, once a run."""
         conductor = self._conductor
-        if not conductor.speaking.speaks or all(run.call.id != call for run in self.executor.running):
+        if not (conductor.speaking.speaks and conductor.present) or all(run.call.id != call for run in self.executor.running):
             return
         left_s = self._filler.after_s - (conductor.now() - conductor.speaking.silent_since)
         if conductor.responses.owed or conductor.floor.user_has_floor:
@@ -132,6 +156,7 @@ class Toolbench:
                 tool is not None
                 and tool.speak_progress
                 and conductor.speaking.speaks
+                and conductor.present
                 and not conductor.floor.user_has_floor
             ):
                 conductor.speaking.say(event.text, "filler")
@@ -159,15 +184,20 @@ class Toolbench:
         conductor = self._conductor
         conductor.conversation.result(call.id, call.name, text, failed=result.status != "ok")
         conductor.speaking.untold.append(call.id)
-        if conductor.connection is not None:
-            conductor.connection.tool_result(call.id, call.name, text, error=result.status != "ok")
+        failed = result.status != "ok"
+        if not conductor.present:  # a model that is given a result may answer it
+            self._withheld.append((conductor.owner.generation, call.id, call.name, text, failed))
+        elif conductor.connection is not None:
+            conductor.connection.tool_result(call.id, call.name, text, error=failed)
         unwanted = call.id in self._unwanted
         self._unwanted.discard(call.id)
+        if self._lasting.pop(call.id, None) is not None and not unwanted:
+            conductor.speaking.lasting.add(call.id)
         tool = self.executor.tools.get(call.name)
         response, _ = self._origin.pop(call.id, ("", ""))
         waiting = self._waiting.get(response, set())
         waiting.discard(call.id)
-        if tool is not None and tool.ends_call and result.status == "ok":
+        if tool is not None and tool.ends_call and not failed and conductor.present:
             conductor.speaking.say_goodbye()
         if not waiting:
             # One answer for all results of one request: parallel tools are spoken of together.
@@ -176,3 +206,4 @@ class Toolbench:
                 conductor.speaking.unowed()
             else:
                 conductor.speaking.respond("", "farewell" if conductor.speaking.farewell else "tool")
+        conductor.owner.run_settled()

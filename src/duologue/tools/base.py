@@ -202,7 +202,8 @@ class Tool:
         on_takeover: what to do with a run whose worker died: tell the model `outcome_unknown`, or run again.
         side_effects: whether a run changes anything; if so it waits for the turn to be committed.
         approval: whether each run waits for somebody's decision.
-        long_running: expected to take so long that the conversation goes on; keeps the session busy.
+        long_running: expected to take so long that the conversation goes on; keeps the session busy, and where others may
+            join the session (served and hosted ones) goes on after everybody has left. The next one to come is told.
         speak_progress: whether progress reports are spoken.
         ends_call: after a run the agent says goodbye, lets it play out and hangs up.
         is_async: whether a prepared run returns an awaitable.
