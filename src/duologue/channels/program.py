@@ -95,10 +95,10 @@ class Program(Channel):
         """See Channel."""
         return {"events": self._lost + sum(subscription.lost for subscription in self._subscriptions)}
 
-    def subscribe(self) -> Subscription:
-        """A new reader. The first one also gets what happened before it."""
+    def subscribe(self, *, past: bool = True) -> Subscription:
+        """A new reader. The first one also gets what happened before it, if it wants the `past`."""
         subscription = Subscription()
-        for event in self._early:
+        for event in self._early if past else ():
             subscription.put(event)
         self._early = []
         if self._closed:

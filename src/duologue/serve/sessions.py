@@ -226,7 +226,7 @@ async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
     """Send a typed turn and deliver events until it and the tools it started are answered."""
     program = session._program
     assert program is not None
-    events = program.subscribe()
+    events = program.subscribe(past=False)
     with contextlib.ExitStack() as after:
         after.callback(program.unsubscribe, events)
         after.enter_context(session.attended())
@@ -244,7 +244,8 @@ async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
                     turn and event.origin in ("tool", "farewell", "filler")
                 ):
                     responses.add(event.response)
-                    telling = telling and event.origin not in ("tool", "farewell")
+                    if telling and event.origin in ("tool", "farewell"):
+                        telling = answered = False
                 case ResponseText(response=response) | ResponseFinished(response=response) if response not in responses:
                     continue  # of something else that is being said
                 case ResponseFinished():

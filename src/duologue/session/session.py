@@ -267,7 +267,7 @@ class Session(Life, ToolContext):
     @property
     def has_news(self) -> bool:
         """Whether a long-running tool is done and nobody has been told."""
-        return bool(self.conductor.speaking.news())
+        return self.toolbench.arriving or bool(self.conductor.speaking.news())
 
     def attended(self) -> AbstractContextManager[None]:
         """While this is open, the program is there to be answered, in a waiting session, too."""

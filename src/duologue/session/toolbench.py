@@ -54,12 +54,17 @@ class Toolbench:
     @property
     def busy(self) -> bool:
         """Whether a run is under way."""
-        return bool(self.executor.running)
+        return bool(self.executor.running or self._lasting)
 
     @property
     def lasting(self) -> tuple[ToolStarted, ...]:
         """How the long runs began that have no result yet."""
         return tuple(self._lasting.values())
+
+    @property
+    def arriving(self) -> bool:
+        """Whether a long run is done whose result is not journaled yet."""
+        return len(self._lasting) > sum(run.call.id in self._lasting for run in self.executor.running)
 
     def vacated(self) -> None:
         """Everybody has left: only long runs go on."""

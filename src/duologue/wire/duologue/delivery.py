@@ -58,6 +58,7 @@ class ServerDelivery:
         played: playout position last acknowledged.
         capture: end of the user's track as received.
         link: the protocol side that is attached now, if any.
+        opened: whether one ever was; until then events wait for the first, which has nothing to catch up with.
         grace: runs while no link is attached.
         dropped: samples of queued audio that a clear took before they were transmitted.
     """
@@ -89,6 +90,7 @@ class ServerDelivery:
         )
         self.inbox = Inbox(epoch=epoch, ack_after_s=ACK_AFTER_S)
         self.link: ServerProtocol | None = None
+        self.opened = False
         self.position = 0
         self.transmitted = 0
         self.played = 0
@@ -121,10 +123,12 @@ class ServerDelivery:
         """
         text = event if isinstance(event, str) else event.decode()
         link = self.link
-        if link is None:
+        if link is None and self.opened:
             self._number(text)
             return
         self.events.append(text)
+        if link is None:
+            return
         if len(self.events) > self.options.queue_events:
             link.slow()
         else:

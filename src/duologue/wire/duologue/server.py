@@ -143,6 +143,7 @@ class ServerProtocol:
         delivery.grace.cancel()
         self.delivery = delivery
         delivery.link = self
+        delivery.opened = True
         self._sender = Sender(delivery, Position(*hello.resume.last) if hello.resume else Position(0, 0), parts)
         options = self.options
         self._link.send(
