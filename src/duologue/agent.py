@@ -140,6 +140,7 @@ class Agent:
         text_only: bool = False,
         greet: bool = True,
         tool_runner: Literal["thread", "inline"] = "thread",
+        joinable: bool = False,
     ) -> Session:
         """A new conversation, to be used as ``async with agent.session() as s``.
 
@@ -152,6 +153,7 @@ class Agent:
             text_only: answers are text, nothing is synthesised.
             greet: whether the greeting is said.
             tool_runner: `thread`, or `inline` under a virtual clock.
+            joinable: whether participants may come in later (:meth:`Session.join`), see :class:`Session`.
         """
         return Session(
             self._definition,
@@ -163,6 +165,7 @@ class Agent:
             text_only=text_only,
             greet=greet,
             tool_runner=tool_runner,
+            joinable=joinable,
         )
 
     async def run(

@@ -115,7 +115,7 @@ async def test_it_goes_on_alone_and_the_next_one_hears_of_it_once() -> None:
     assert (ended.reason, ended.detail) == ("hangup", "next: hangup")
     assert kinds(after).count("tool") == 1
     said = {response for _, response, *_ in after.rendered}
-    assert [event.response for event in after.of(ResponseStarted) if event.origin == "tool"][0] in said
+    assert next(event.response for event in after.of(ResponseStarted) if event.origin == "tool") in said
     assert call.connection.results == [("report", "done")]
 
 

@@ -22,7 +22,7 @@ class LimitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         grace_s: how long a listener may be away before the call ends.
         upstream_s: seconds of user audio accepted ahead of real time before more is dropped (and counted).
         goodbye_s: longest time that a farewell may take to play out.
-        untold_s: how long a session that everybody has left waits, after its long tool runs are done, for somebody to tell of them.
+        untold_s: how long a session that everybody has left waits for somebody to tell of its long tool runs, once they are done.
         snapshot_turns: after so many turns the history is written into the journal anew, so that whoever takes the session
             over need not read all of it; 0 never. `snapshot_bytes` bounds it: what is older is summed up.
     """

@@ -141,9 +141,7 @@ class Sessions:
         if call is None:
             return await self.open(info, channel, text_only=text_only, joinable=True)
         if not call.session.waiting:
-            raise ConfigurationError(
-                f"Session {info.session} is open already.", hint="Resume it, or use another id."
-            )
+            raise ConfigurationError(f"Session {info.session} is open already.", hint="Resume it, or use another id.")
         await call.session.join(channel)
         call.channel = channel if isinstance(channel, WebSocketChannel) else None
         return call.session

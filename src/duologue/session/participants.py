@@ -144,7 +144,7 @@ class Participants:
             self.reconsider()
             raise
         self.channels.append(channel)
-        for told in (session.started, *session.toolbench.lasting):
+        for told in (session.started, *session.toolbench.under_way()):
             self._tell(channel, told, encode(told))
         session.conductor.emit(ListenerJoined(participant=channel.name))
         if over is not None:

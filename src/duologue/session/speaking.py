@@ -79,8 +79,10 @@ class Speaking:
     def may_respond(self) -> bool:
         """Whether an answer that is no answer to a turn may be begun: nobody speaks, nothing is being made, somebody is there."""
         state = self._conductor.floor.state
-        return self._conductor.present and not self._conductor.making and (
-            state in (State.IDLE, State.AGENT) or (state is State.THINKING and self._conductor.exchange.begun)
+        return (
+            self._conductor.present
+            and not self._conductor.making
+            and (state in (State.IDLE, State.AGENT) or (state is State.THINKING and self._conductor.exchange.begun))
         )
 
     def pay_owed(self) -> None:

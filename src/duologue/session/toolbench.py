@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from ..errors import SessionClosedError
-from ..events import ApprovalInput, ToolApprovalNeeded, ToolFinished, ToolProgress, ToolStarted
+from ..events import ApprovalInput, Event, ToolApprovalNeeded, ToolFinished, ToolProgress, ToolStarted
 from ..tools import Tool, ToolCall, ToolContext, ToolEvent, ToolExecutor, ToolResult
 from ..tools.base import parse_arguments
 from .conductor import Conductor
@@ -61,6 +61,15 @@ class Toolbench:
         """How the long runs began that have no result yet."""
         return tuple(self._lasting.values())
 
+    def under_way(self) -> tuple[Event, ...]:
+        """What somebody who joins has to know of the long runs: how they began, and which of them wait for approval."""
+        undecided = {call.id for call in self.executor.pending_approvals}
+        return tuple(
+            event
+            for started in self._lasting.values()
+            for event in (started, *([_approval(started)] if started.call in undecided else ()))
+        )
+
     @property
     def arriving(self) -> bool:
         """Whether a long run is done whose result is not journaled yet."""
@@ -91,9 +100,7 @@ class Toolbench:
         if tool is None or tool.side_effects:
             self._conductor.fact("effects")
         conductor = self._conductor
-        started = conductor.stamped(
-            ToolStarted(call=call.id, name=call.name, arguments=arguments, response=response)
-        )
+        started = conductor.stamped(ToolStarted(call=call.id, name=call.name, arguments=arguments, response=response))
         if tool is not None and tool.long_running:
             self._lasting[call.id] = started
         conductor.emit(started)
@@ -112,7 +119,9 @@ class Toolbench:
     def _fill(self, call: str) -> None:
         """The caller may have waited in silence for a while: say something, once a run."""
         conductor = self._conductor
-        if not (conductor.speaking.speaks and conductor.present) or all(run.call.id != call for run in self.executor.running):
+        if not (conductor.speaking.speaks and conductor.present) or all(
+            run.call.id != call for run in self.executor.running
+        ):
             return
         left_s = self._filler.after_s - (conductor.now() - conductor.speaking.silent_since)
         if conductor.responses.owed or conductor.floor.user_has_floor:
@@ -212,3 +221,7 @@ class Toolbench:
             else:
                 conductor.speaking.respond("", "farewell" if conductor.speaking.farewell else "tool")
         conductor.owner.run_settled()
+
+
+def _approval(started: ToolStarted) -> ToolApprovalNeeded:
+    return ToolApprovalNeeded(at=started.at, call=started.call, name=started.name, arguments=started.arguments)
