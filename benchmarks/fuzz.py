@@ -6,9 +6,17 @@ objects, with its messages damaged: fields changed, removed, renamed or taken fr
 dropped, bytes scrambled; frames of event streams are mostly closed again with the right checksums, so that what lies behind the
 framing is reached. What a test finds later becomes a seed by being written.
 
+The host's parsers (`fuzz_host`) are fuzzed in the same run from seeds of their own: requests that botocore signed, tokens of a
+local issuer, two ends of a link. There, what is taken is looked at too: a signature that is good for an altered request is a
+find, as is a head that another reader of HTTP reads otherwise.
+
 An input is one message or piece of a stream that came from the other side. It has passed the framing if it is JSON, or, of an
-event stream or of binary frames, if the codec took it. A find is an error that is not of the codec's own kinds, or an input that
+event stream or of binary frames, if the codec took it, or, for the host, if it is a whole head, a token of
+three parts with JSON in them, or a frame of the link. A find is an error that is not of the codec's own kinds, or an input that
 takes longer than a second.
+
+The inputs are spread by how many seeds a codec has; the host's parsers have an average share each. Inputs a second are those of
+one core, damage and second readers included.
 
 Coverage is that of a share of the run, with the seeds as they are among it, measured by coverage.py in a process of its own.
 """
@@ -24,11 +32,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fuzz_damage import Damage, framed
+from benchmarks.fuzz_host import HOST_CODECS, Parser, Tried, parsers
 from benchmarks.fuzz_seeds import CODECS, Trace, play, record
 from benchmarks.harness import Options, Result, main
 
@@ -41,8 +51,12 @@ _HANG_S = 1.0
 _RATES = (0.05, 0.2, 0.5)
 #: longest seed that is damaged, in calls: others are floods of the same, and are only played as they are
 _LONGEST = 400
-#: playings whose coverage is measured, a seed
-_COVERED = 12
+#: playings whose coverage is measured, a seed; and rounds, a parser of the host
+_COVERED, _ROUNDS = 12, 4000
+#: least playings of a codec there
+_LEAST = 400
+#: where each codec is
+_FILES = {**{codec: (part,) for codec, part in CODECS.items()}, **HOST_CODECS}
 
 
 @dataclass
@@ -52,65 +66,96 @@ class Found:
     inputs: Counter[str] = field(default_factory=Counter)
     framed: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    spent_s: Counter[str] = field(default_factory=Counter)
     finds: dict[str, tuple[int, str]] = field(default_factory=dict)
     slowest_s: float = 0.0
 
+    def note(self, tried: Tried, name: str) -> None:
+        """One input. `name` says where it came from."""
+        codec = tried.codec
+        if tried.data:
+            self.inputs[codec] += 1
+            self.framed[codec] += tried.framed
+            self.refused[codec] += tried.refused
+            self.slowest_s = max(self.slowest_s, tried.took_s)
+        what = tried.find or (f"{tried.took_s:.0f} s" if tried.took_s > _HANG_S else "")
+        if what:
+            what = f"{codec}: {what}"
+            count, example = self.finds.get(what, (0, f"{name}: {tried.data[:900]!r}"))
+            self.finds[what] = (count + 1, example)
 
-def run(traces: list[Trace], goal: int, seed: int, found: Found, *, playings: int = 1 << 40) -> None:
-    """Play damaged seeds until `goal` inputs were made, or so many playings."""
+
+class Played:
+    """The seeds of one codec, damaged and played again."""
+
+    def __init__(self, codec: str, seeds: list[Trace], damage: Damage, chance: random.Random) -> None:
+        self.codec = codec
+        self.weight = len(seeds) ** 0.5  # codecs with more states have more seeds, and are given more of the inputs
+        self._seeds, self._damage, self._chance = seeds, damage, chance
+        self._pool: list[Trace] = []
+
+    def round(self) -> Iterator[Tried]:
+        """One seed."""
+        if not self._pool:
+            self._pool = list(self._seeds)
+            self._chance.shuffle(self._pool)
+        trace = self._pool.pop()
+        for step in play(self._damage.sequence(trace.calls, self._chance.choice(_RATES))):
+            if step.data is None:
+                continue
+            find = ""
+            if step.error is not None and not step.typed:
+                find = f"{step.method}: {type(step.error).__name__}: {str(step.error)[:120]} ({trace.name})"
+            # an empty message is an input of a codec too
+            data = step.data or " "
+            yield Tried(step.codec, data, framed(step), step.error is not None, step.took_s, find)
+
+
+def run(traces: list[Trace], host: list[Parser], goal: int, seed: int, found: Found, *, rounds: bool = False) -> None:
+    """Make `goal` damaged inputs; or, with `rounds`, a fixed number of rounds of each codec."""
     chance = random.Random(seed)
     damage = Damage(chance, [call for trace in traces for call in trace.calls])
     of: dict[str, list[Trace]] = {}
     for trace in traces:
         if trace.codec and len(trace.calls) <= _LONGEST:
             of.setdefault(trace.codec, []).append(trace)
-    # Codecs with more states have more seeds, and are given more of the inputs; but each is given some.
-    weights = [len(seeds) ** 0.5 for seeds in of.values()]
-    pools: dict[str, list[Trace]] = {codec: [] for codec in of}
-    total = 0
-    while total < goal and playings > 0:
-        playings -= 1
-        (codec,) = chance.choices(list(of), weights)
-        pool = pools[codec]
-        if not pool:
-            pool += of[codec]
-            chance.shuffle(pool)
-        trace = pool.pop()
-        calls = damage.sequence(trace.calls, chance.choice(_RATES))
-        for step in play(calls):
-            if step.data is None:
-                continue
-            total += 1
-            codec = step.codec
-            found.inputs[codec] += 1
-            found.slowest_s = max(found.slowest_s, step.took_s)
-            if framed(step):
-                found.framed[codec] += 1
-            if step.error is not None:
-                found.refused[codec] += 1
-            what = ""
-            if step.error is not None and not step.typed:
-                what = f"{codec}: {step.method}: {type(step.error).__name__}: {str(step.error)[:120]}"
-            elif step.took_s > _HANG_S:
-                what = f"{codec}: {step.method}: {step.took_s:.1f} s"
-            if what:
-                count, example = found.finds.get(what, (0, f"{trace.name}: {step.data[:300]!r}"))
-                found.finds[what] = (count + 1, example)
+    played = [Played(codec, seeds, damage, chance) for codec, seeds in of.items()]
+    average = sum(each.weight for each in played) / len(played)
+    shares: list[tuple[Played | Parser, float]] = [(each, each.weight) for each in played]
+    shares += [(parser, average) for parser in host]
+    for parser in host:
+        for tried in parser.valid():
+            found.note(tried, "a seed")
+    if rounds:
+        for source, _ in shares:
+            for _ in range(max(_LEAST, _COVERED * len(of[source.codec])) if source.codec in of else _ROUNDS):
+                _round(source, found)
+        return
+    while found.inputs.total() < goal:
+        source, _ = min(shares, key=lambda share: found.inputs[share[0].codec] / share[1])
+        _round(source, found)
+
+
+def _round(source: Played | Parser, found: Found) -> None:
+    began = time.perf_counter()
+    for tried in source.round():
+        found.note(tried, source.codec)
+    found.spent_s[source.codec] += time.perf_counter() - began
 
 
 def covered(traces: Path, seed: int) -> dict[str, dict[str, Any]]:
     """Coverage by codec: branches, and those that were not taken."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
-        code = f"from benchmarks.fuzz_coverage import main; main({str(traces)!r}, {seed}, {_COVERED}, {str(report)!r})"
+        code = f"from benchmarks.fuzz_coverage import main; main({str(traces)!r}, {seed}, {str(report)!r})"
         command = [sys.executable, "-c", code]
         subprocess.run(command, cwd=_ROOT, check=True, stdout=subprocess.DEVNULL)
         files: dict[str, Any] = json.loads(report.read_text())["files"]
     out: dict[str, dict[str, Any]] = {
-        codec: {"branches": 0, "taken": 0, "statements": 0, "run": 0, "missing": []} for codec in CODECS
+        codec: {"branches": 0, "taken": 0, "statements": 0, "run": 0, "missing": []} for codec in _FILES
     }
     for name, entry in files.items():
-        codec = next((codec for codec, part in CODECS.items() if part in name), None)
+        codec = next((codec for codec, parts in _FILES.items() if any(part in name for part in parts)), None)
         if codec is None:
             continue
         mine, summary = out[codec], entry["summary"]
@@ -129,7 +174,7 @@ def measure(options: Options) -> Result:
         traces = record(path)
         found = Found()
         began = time.perf_counter()
-        run(traces, _QUICK if options.quick else _GOAL, options.seed, found)
+        run(traces, parsers(options.seed), _QUICK if options.quick else _GOAL, options.seed, found)
         took = time.perf_counter() - began
         coverage = covered(path, options.seed)
     inputs, passed = sum(found.inputs.values()), sum(found.framed.values())
@@ -142,13 +187,14 @@ def measure(options: Options) -> Result:
         reach="1,000,000 inputs, half of them past the framing; no finds; 95 % of the branches of each codec",
         holds=None if options.quick and clean else fine,
         n=inputs,
-        columns=["codec", "inputs", "past framing", "refused by an error", "branches", "taken", "lines run"],
+        columns=["codec", "inputs", "past framing", "refused", "inputs/s", "branches", "taken", "lines run"],
         rows=[
             [
                 codec,
                 found.inputs[codec],
                 f"{found.framed[codec] / max(1, found.inputs[codec]):.0%}",
                 found.refused[codec],
+                f"{found.inputs[codec] / max(1e-9, found.spent_s[codec]):,.0f}",
                 mine["branches"],
                 f"{shares.get(codec, 0):.1%}",
                 f"{mine['run'] / max(1, mine['statements']):.1%}",
@@ -159,8 +205,11 @@ def measure(options: Options) -> Result:
             f"{len(traces)} seeds; {inputs / took:,.0f} inputs a second; the slowest took {found.slowest_s * 1000:.0f} ms.",
             *(f"find ({count}): {what}: {example}" for what, (count, example) in list(found.finds.items())[:20]),
         ],
-        packages=["msgspec", "coverage"],
-        details={"not_taken": {codec: mine["missing"][:60] for codec, mine in coverage.items()}},
+        packages=["msgspec", "coverage", "botocore", "joserfc", "h11"],
+        details={
+            "inputs_a_second": {codec: found.inputs[codec] / max(1e-9, found.spent_s[codec]) for codec in _FILES},
+            "not_taken": {codec: mine["missing"][:60] for codec, mine in coverage.items()},
+        },
     )
 
 

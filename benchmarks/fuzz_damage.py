@@ -134,21 +134,21 @@ class Damage:
         if value is not _NOT:
             return self._damaged_json(value, data)
         if isinstance(data, bytes):
-            return self._damaged_stream(data) if self._chance.random() < 0.85 else self._scrambled(data)
+            return self._damaged_stream(data) if self._chance.random() < 0.85 else self.scrambled(data)
         return self._damaged_text(data)
 
     def _damaged_json(self, value: Any, data: str | bytes) -> str | bytes:
         chance = self._chance
         value = copy.deepcopy(value)
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
-            value = self._changed(value)
+            value = self.changed(value)
         text = msgspec.json.encode(value)
         if chance.random() < 0.1:
-            text = self._scrambled(text)
+            text = self.scrambled(text)
             return text if isinstance(data, bytes) else text.decode(errors="replace")
         return text if isinstance(data, bytes) else text.decode()
 
-    def _changed(self, value: Any) -> Any:
+    def changed(self, value: Any) -> Any:
         """One change, somewhere in the tree."""
         chance = self._chance
         if not isinstance(value, dict | list) or not value:
@@ -200,7 +200,7 @@ class Damage:
         except ProtocolError:
             frames = []
         if not frames:
-            return self._scrambled(data, most=32)
+            return self.scrambled(data, most=32)
         out = b""
         hit = chance.randrange(len(frames))
         for index, frame in enumerate(frames):
@@ -235,7 +235,8 @@ class Damage:
         body = prelude + struct.pack(">I", zlib.crc32(prelude)) + block + payload
         return body + struct.pack(">I", zlib.crc32(body))
 
-    def _scrambled(self, data: bytes, most: int | None = None) -> bytes:
+    def scrambled(self, data: bytes, most: int | None = None) -> bytes:
+        """Bytes, a few of them changed, within the first `most`."""
         chance, changed = self._chance, bytearray(data)
         size = len(changed) if most is None else min(len(changed), most)
         match chance.randrange(4):

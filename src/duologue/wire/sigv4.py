@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
@@ -18,6 +19,7 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 #: what stands in place of a payload hash when the body is a stream of signed events
 STREAMING_EVENTS = "STREAMING-AWS4-HMAC-SHA256-EVENTS"
+_SPACES = re.compile(r"[ \t]+")
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -84,7 +86,8 @@ def canonical_request(
         headers: names in lower case.
         signed: names of the signed headers, in the order of the signature.
     """
-    lines = "".join(f"{name}:{' '.join(headers.get(name, '').split())}\n" for name in signed)
+    # spaces and tabs alone: what else Unicode calls white space (U+0085, U+00A0) is content to whoever reads the header
+    lines = "".join(f"{name}:{_SPACES.sub(' ', headers.get(name, '')).strip(' ')}\n" for name in signed)
     return "\n".join((method, quote(path or "/", safe="/-_.~"), query, lines, ";".join(signed), payload_hash))
 
 

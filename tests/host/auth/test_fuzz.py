@@ -91,6 +91,19 @@ def test_no_mutation_of_a_signed_header_verifies(authorization: str, date: str) 
     assert not judge(with_("x-amz-date", date)) or date == GOOD_HEADER.header("x-amz-date")
 
 
+@pytest.mark.parametrize("space", ["\xa0", "\x85", ""])
+def test_only_spaces_and_tabs_are_white_space_in_a_signed_header(space: str) -> None:
+    sent = signed(KEY, headers={"x-thing": "a b"})
+
+    def with_(value: str) -> RequestHead:
+        return msgspec.structs.replace(
+            sent, headers=tuple((k, value if k == "x-thing" else v) for k, v in sent.headers)
+        )
+
+    assert judge(with_(" a \t b "))
+    assert not judge(with_(f"a{space}b"))
+
+
 @given(mutated(GOOD_QUERY.target))
 def test_no_mutation_of_a_presigned_url_verifies_unless_it_says_the_same(target: str) -> None:
     if not target.isascii():

@@ -179,9 +179,9 @@ class Link:
         entry = self._streams.get(stream)
         if entry is None:
             return
-        entry.spent += cost
-        if entry.credit + entry.spent > self.options.window:
+        if entry.credit + entry.spent + cost > self.options.window:
             raise LinkError(f"More than what came on stream {stream} was consumed.", code="link.state")
+        entry.spent += cost
         if entry.spent >= self.options.window // 2:
             self._out.grant(stream, entry.spent)
             entry.credit += entry.spent
