@@ -15,9 +15,12 @@ from typing import Any
 
 import boto3
 import httpx
+import openai
 import pytest
+import websockets
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from websockets.typing import Subprotocol
 
 from duologue.client import RuntimeClient, Transport, WebSocketTransport, additional_headers, connect, websocket
 from duologue.events import AnyEvent, SessionStarted, ToolFinished, ToolStarted
@@ -222,6 +225,48 @@ async def test_a_long_task_goes_on_without_a_socket_and_delivers_to_the_next(
     assert (len(links), call.resumes) == (2, 1)
     assert "surveyed 5" in str(seen[-1])
     assert len([event for event in seen if isinstance(event, SessionStarted)]) == 1
+
+
+@pytest.mark.anyio
+async def test_the_unmodified_openai_sdk_talks_with_a_client_secret(host: Host) -> None:
+    trust = ssl.create_default_context(cafile=host.ca)
+    url = f"{host.url}/runtimes/agent1/v1"
+    key = await asyncio.to_thread(host.key, "--role", "invoke")
+    async with openai.AsyncOpenAI(
+        api_key=key, base_url=url, http_client=openai.DefaultAsyncHttpxClient(verify=trust, trust_env=False)
+    ) as client:
+        made = await client.realtime.client_secrets.create(
+            expires_after={"anchor": "created_at", "seconds": 60},
+            session={"type": "realtime", "instructions": "Be brief.", "output_modalities": ["text"]},
+        )
+        assert made.value.startswith("ek_")
+        assert made.session.instructions == "Be brief."  # type: ignore[union-attr]
+        with pytest.raises(openai.BadRequestError):
+            await client.realtime.client_secrets.create(expires_after={"anchor": "created_at", "seconds": 5})
+    secret = made.value
+    page = openai.AsyncOpenAI(api_key=secret, base_url=url)
+    async with page.realtime.connect(model="any", websocket_connection_options={"ssl": trust, "proxy": None}) as call:
+        created = await call.recv()
+        assert created.type == "session.created"
+        assert (created.session.instructions, created.session.output_modalities) == ("Be brief.", ["text"])  # type: ignore[union-attr]
+        await call.conversation.item.create(
+            item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]}
+        )
+        await call.response.create()
+        async for event in call:
+            assert event.type != "error", event
+            if event.type == "response.output_text.done" and event.text == "one hello.":  # after the greeting
+                break
+    await page.close()
+    # as a page shows it
+    offered = [Subprotocol("realtime"), Subprotocol(f"openai-insecure-api-key.{secret}")]
+    address = f"wss{url.removeprefix('https')}/realtime?model=any"
+    async with websockets.connect(address, ssl=trust, subprotocols=offered, proxy=None) as socket:
+        assert socket.subprotocol == "realtime"
+        assert json.loads(await socket.recv())["session"]["instructions"] == "Be brief."
+    # the secret is good for nothing else
+    answer = await asyncio.to_thread(invoke, host, secret, "x")
+    assert answer.status_code in (401, 403)
 
 
 def test_a_version_that_does_not_work_moves_nothing_and_a_rollback_goes_back(

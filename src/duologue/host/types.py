@@ -91,7 +91,7 @@ class RequestHead(_Struct, frozen=True, kw_only=True):
         return next((value for key, value in self.headers if key == name), default)
 
 
-Kind = Literal["invocations", "ws", "stop", "connect", "openai", "gemini", "metadata"]
+Kind = Literal["invocations", "ws", "stop", "connect", "openai", "client_secrets", "gemini", "metadata"]
 
 
 class Route(_Struct, frozen=True, kw_only=True):
@@ -149,6 +149,7 @@ class Identity(_Struct, frozen=True, kw_only=True):
             (`Authority.spend`).
         runtime, qualifier: where the credential was shown: whose configuration a refreshed token is held to.
         may_act_for: whether it may name a user to act for.
+        preset: configuration, as JSON, that a client secret brings to its session ("": none).
     """
 
     principal: Principal
@@ -165,6 +166,7 @@ class Identity(_Struct, frozen=True, kw_only=True):
     runtime: str = ""
     qualifier: str = ""
     may_act_for: bool = False
+    preset: str = ""
 
     def may(self, role: Role, runtime: str = "*") -> bool:
         """Whether a grant covers `role` on `runtime`."""
@@ -193,6 +195,15 @@ class Authority(Protocol):
         self, identity: Identity, *, tenant: str, runtime: str, qualifier: str, session: str, origin: str
     ) -> str:
         """A single-use ticket of 30 s for a WebSocket (`?ticket=`), bound to session and Origin."""
+        ...
+
+    async def client_secret(
+        self, identity: Identity, *, tenant: str, runtime: str, qualifier: str, session: str, seconds: float
+    ) -> tuple[str, float]:
+        """A secret for the OpenAI wire of one runtime, and its end, Unix time. `session`: `Identity.preset` of who shows it.
+
+        Raises HostError 403.
+        """
         ...
 
     async def spend(self, identity: Identity) -> None:

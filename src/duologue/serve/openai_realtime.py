@@ -34,6 +34,8 @@ _PATIENCE_S = 0.4
 #: client secrets that are valid at a time; the oldest goes
 _MOST_SECRETS = 10_000
 _KEY_PROTOCOL = "openai-insecure-api-key."
+#: extension of an ASGI scope: the session's configuration, as JSON, that a gateway has from a client secret of its own
+PRESET = "duologue.realtime_session"
 
 
 class _Expiry(msgspec.Struct):
@@ -99,7 +101,8 @@ class Realtime:
         if refusal is not None:
             await websocket.send_denial_response(_error(refusal[0], "forbidden", refusal[1]))
             return
-        offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",") if name.strip()]
+        # the scope's, not the header's: behind a host's gateway there is no such header
+        offered: list[str] = websocket.scope.get("subprotocols") or []
         allowed, preset = self._allowed(headers, offered)
         if not allowed:
             await websocket.send_denial_response(_error(401, faults.INVALID_KEY, "Incorrect API key provided."))
@@ -107,6 +110,8 @@ class Realtime:
         await websocket.accept(subprotocol="realtime" if "realtime" in offered else None)
         query = dict(websocket.query_params)
         config = self._config(query.get("model", ""))
+        if (given := websocket.scope.get("extensions", {}).get(PRESET)) is not None:
+            preset = msgspec.json.decode(given, type=SessionPatch)
         if preset is not None:
             config = applied(config, preset)
         await self.serve(self._server.link(websocket, RealtimeChannel.name), config, headers, query)

@@ -14,6 +14,7 @@ import pytest
 
 from duologue.errors import StoreError
 from duologue.host.auth import HOST_TENANT, SENTINEL, AuthOptions, redacted
+from duologue.host.auth.client_secrets import ClientSecrets
 from duologue.host.types import Authority, Grant, HostError, NeedsBody, Principal, RequestHead
 from duologue.store import SQLiteStore
 
@@ -500,6 +501,68 @@ async def test_a_ticket_ends_with_its_credential_and_names_no_users(world: World
     ).status == 403
     world.clock.now += 5
     assert (await refused(world, sent)).status == 401
+
+
+# -- client secrets ----------------------------------------------------------------------------------------------------
+
+
+async def client_secret(world: World, *, key: str = "", seconds: float = 600) -> str:
+    found = await world.authority.authenticate(bearer(key or world.api(subject="shop")), route("client_secrets"))
+    text, until = await world.authority.client_secret(
+        found, tenant=TENANT, runtime=RUNTIME, qualifier="DEFAULT", session='{"instructions":"x"}', seconds=seconds
+    )
+    assert until <= world.clock.now + seconds
+    return text
+
+
+async def test_a_client_secret_opens_the_openai_wire_of_its_runtime_for_its_time(world: World) -> None:
+    text = await client_secret(world)
+    offered = head(PATH, {"sec-websocket-protocol": f"realtime, openai-insecure-api-key.{text}", "origin": ORIGIN})
+    for sent in (bearer(text), offered, offered):
+        found = await world.authority.authenticate(sent, route("openai"))
+        assert (found.principal.subject, found.preset, found.mode) == ("shop", '{"instructions":"x"}', "ticket")
+        assert found.grants == (Grant(role="invoke", runtime=RUNTIME),)
+        assert not found.once
+    # neither another wire or agent, nor another page, nor more secrets
+    for kind in ("ws", "invocations", "gemini", "client_secrets"):
+        assert (await refused(world, bearer(text), to=route(kind))).status in (401, 403)
+    assert (await refused(world, bearer(text), to=route("openai", qualifier="blue"))).status == 403
+    assert (await refused(world, bearer(text), to=route("openai", tenant=OTHER))).status == 403
+    evil = head(PATH, {"authorization": f"Bearer {text}", "origin": "https://evil.example"})
+    assert (await refused(world, evil, to=route("openai"))).status == 403
+    for make in (world.authority.client_secret, world.authority.ticket):
+        more: Any = {"seconds": 60} if make == world.authority.client_secret else {"origin": ""}
+        with pytest.raises(HostError, match="A ticket gives no"):
+            await make(found, tenant=TENANT, runtime=RUNTIME, qualifier="DEFAULT", session="", **more)
+    assert text not in str([row.value for row in world.store.rows(HOST_TENANT, "")])
+    world.clock.now += 600
+    assert (await refused(world, bearer(text), to=route("openai"))).status == 401
+    await client_secret(world)
+    assert len(world.store.rows(HOST_TENANT, "auth/client-secret/")) == 1
+    for wrong in ("ek_", "ek_" + "a" * 43, text + "a"):
+        assert (await refused(world, bearer(wrong), to=route("openai"))).status == 401
+
+
+async def test_a_client_secret_ends_with_the_key_it_was_made_with(world: World) -> None:
+    text = await client_secret(world, key=world.api(expires=NOW + 5))
+    world.clock.now += 5
+    assert (await refused(world, bearer(text), to=route("openai"))).status == 401
+    made = world.authority.keys.create("api", TENANT)
+    text = await client_secret(world, key=made.secret.reveal())
+    assert await world.authority.authenticate(bearer(text), route("openai"))
+    world.authority.keys.revoke(TENANT, made.key.id)
+    assert (await refused(world, bearer(text), to=route("openai"))).status == 401
+
+
+async def test_there_are_only_so_many_client_secrets(world: World) -> None:
+    world.authority.client_secrets = ClientSecrets(world.store, clock=world.clock, most=2)
+    for _ in range(2):
+        await client_secret(world)
+    with pytest.raises(HostError) as error:
+        await client_secret(world)
+    assert refusal(error) == (503, "ServiceUnavailableException")
+    world.clock.now += 600
+    assert await client_secret(world)
 
 
 async def test_only_who_may_invoke_gets_a_ticket(world: World) -> None:

@@ -83,6 +83,8 @@ class Keys:
                 if body_sha256 != hashlib.sha256(b'{"prompt": "signed"}').hexdigest():
                     raise HostError(403, "InvalidSignatureException", "The signature does not match.")
             return self.identity("signer", mode="sigv4")
+        if token in self.tickets:
+            return self.tickets[token]
         if token == "bad" or not token:
             raise HostError(
                 401, "UnauthorizedException", "Missing Authentication Token", headers=(("WWW-Authenticate", "Bearer"),)
@@ -110,6 +112,13 @@ class Keys:
             identity.principal.subject, mode="ticket", session=session, origin=origin, once=name, expires=None
         )
         return name
+
+    async def client_secret(
+        self, identity: Identity, *, tenant: str, runtime: str, qualifier: str, session: str, seconds: float
+    ) -> tuple[str, float]:
+        """See Authority."""
+        self.tickets["ek_secret"] = self.identity(identity.principal.subject, mode="ticket", preset=session)
+        return "ek_secret", 1000.0 + seconds
 
     async def spend(self, identity: Identity) -> None:
         """See Authority."""

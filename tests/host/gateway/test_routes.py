@@ -44,6 +44,7 @@ def test_a_bare_id_with_an_account_and_a_qualifier() -> None:
         ("/stopruntimesession", "POST", "stop"),
         ("/connect", "POST", "connect"),
         ("/v1/realtime", "GET", "openai"),
+        ("/v1/realtime/client_secrets", "POST", "client_secrets"),
         ("/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent", "GET", "gemini"),
         ("//ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent", "GET", ""),
         ("/ws/google.cloud.aiplatform.v1beta1.LlmBidiService/BidiGenerateContent", "GET", "gemini"),

@@ -22,6 +22,7 @@ from ..types import Grant, HostError, Identity, Principal, RequestHead, Role, Ro
 from . import errors
 from .audit import HOST_TENANT, Audit
 from .authorizer import AuthMode, RuntimeAuth, parse_auth
+from .client_secrets import CLIENT_SECRET_PREFIX, ClientSecrets
 from .credentials import Shown, find
 from .fetch import Fetcher
 from .jwks import Issuers
@@ -80,6 +81,7 @@ class HostAuthority:
         self.audit = audit
         self.keys = Keys(store, vault, audit, clock=clock)
         self.tickets = Tickets(store, clock=clock)
+        self.client_secrets = ClientSecrets(store, clock=clock)
         self.issuers = Issuers(fetcher or Fetcher(), times=options.jwks)
         self.refused: dict[str, int] = {}
         self._tokens = Tokens(self.issuers, clock=clock, leeway_s=options.leeway_s)
@@ -124,6 +126,8 @@ class HostAuthority:
             identity = await self._signature(head, route, shown, session, body_sha256)
         elif shown.form == "ticket":
             identity = await self._ticket(route, shown, session, origin_of(head))
+        elif route.kind == "openai" and shown.text.reveal().startswith(CLIENT_SECRET_PREFIX):
+            identity = await self._client_secret(route, shown.text.reveal())
         elif shown.form == "api-key" or shown.text.reveal().startswith(API_KEY_PREFIX):
             identity = await self._key(shown.text.reveal())
         else:
@@ -213,6 +217,30 @@ class HostAuthority:
             signed_session=True,
             origin=ticket.origin,
             once=ticket.id,
+        )
+
+    async def _client_secret(self, route: Route, text: str) -> Identity:
+        secret = await asyncio.to_thread(self.client_secrets.find, text)
+        if secret is None:
+            raise errors.bad_token("The client secret is not, or no longer, good.")
+        tenant = secret.identity.principal.tenant
+        wrong = errors.denied("The client secret is for another agent.")
+        if route.qualifier != secret.qualifier or route.tenant not in ("", tenant):
+            raise wrong
+        # by its id: a name may mean another runtime by now
+        if (await self._versions(tenant, route.runtime, route.qualifier)).runtime != secret.runtime:
+            raise wrong
+        kind, _, key = secret.identity.credential.partition(":")
+        if kind in ("access", "api") and not await asyncio.to_thread(self.keys.good, key):
+            raise errors.bad_token("The key that the client secret was made with is no longer good.")
+        return msgspec.structs.replace(
+            secret.identity,
+            mode="ticket",
+            grants=(Grant(role="invoke", runtime=secret.runtime),),
+            may_act_for=False,
+            session="",
+            signed_session=False,
+            preset=secret.session,
         )
 
     async def _token(self, token: str, head: RequestHead, route: Route) -> Identity:
@@ -344,6 +372,38 @@ class HostAuthority:
             session=session,
             origin=origin,
         )
+
+    async def client_secret(
+        self, identity: Identity, *, tenant: str, runtime: str, qualifier: str, session: str, seconds: float
+    ) -> tuple[str, float]:
+        """A secret for the OpenAI wire of one runtime, never longer good than the credential, and its end, Unix time.
+
+        Raises:
+            HostError: 403, the identity may not use the runtime, or came by a ticket or a client secret itself; 404, there is
+                no such runtime; 503, there are too many.
+        """
+        self.authorise(identity, "invoke", tenant, runtime)
+        if identity.mode == "ticket":
+            raise errors.denied("A ticket gives no client secrets.")
+        spec = await self._versions(tenant, runtime, qualifier)
+        try:
+            return await asyncio.to_thread(
+                self.client_secrets.make,
+                identity,
+                tenant=tenant,
+                runtime=spec.runtime,
+                qualifier=qualifier,
+                session=session,
+                seconds=seconds,
+            )
+        except StoreError as error:
+            _log.error("a client secret could not be made: %s", error)
+            raise HostError(
+                503,
+                "ServiceUnavailableException",
+                "No client secret can be made now.",
+                headers=(("Retry-After", "30"),),
+            ) from error
 
     async def spend(self, identity: Identity) -> None:
         """Use up a ticket as its request is admitted.

@@ -196,6 +196,10 @@ class Keys:
             return None
         return found.key if hmac.compare_digest(found.sha256, _sha256(text)) else None
 
+    def good(self, id: str) -> bool:
+        """Whether there is such a key, and it is neither revoked nor over."""
+        return self._find(id) is not None
+
     def _find(self, id: str) -> _KeyRow | None:
         index = self._store.get(HOST_TENANT, _ROW + id)
         row = self._store.get(index.value["tenant"], _ROW + id) if index else None

@@ -143,6 +143,7 @@ _CHANNELS: dict[Kind, str] = {
     "gemini": "gemini-live",
     "invocations": "invocations",
     "connect": "websocket",
+    "client_secrets": "openai-realtime",
     "stop": "",
     "metadata": "",
 }

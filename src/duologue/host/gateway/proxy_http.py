@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..types import HostError, Identity, NeedsBody, RequestHead, Route
-from . import answers, passing
+from . import answers, client_secrets, passing
 from .admission import Admission, Pass, Reservation, cors, preflight
 from .answers import Headers
 from .bodies import Body, ClientGone
@@ -109,6 +109,8 @@ class HttpProxy:
             await self._stop(visit, body, whole, send)
         elif kind == "connect":
             await self._connect(visit, body, whole, send)
+        elif kind == "client_secrets":
+            await self._client_secret(visit, body, whole, send)
         else:
             raise HostError(
                 426, "ValidationException", "Open a WebSocket at this path.", headers=(("Upgrade", "websocket"),)
@@ -308,6 +310,14 @@ class HttpProxy:
         extra = ((passing.SESSION, entry.assignment.session), ("Cache-Control", "no-store"), *visit.cors)
         await _answer(send, answers.json(answer, id=visit.request, extra=extra))
 
+    async def _client_secret(self, visit: Visit, body: Body, whole: bytes | None, send: Send) -> None:
+        """A secret for a page, in OpenAI's shape. No session is begun, and no slot kept."""
+        posted = await _collected(body, whole, client_secrets.MOST_BYTES)
+        assert visit.identity is not None
+        answer = await client_secrets.make(self._admission.authority, visit.identity, visit.route, posted)
+        extra = (("Cache-Control", "no-store"), *visit.cors)
+        await _answer(send, answers.json(answer, id=visit.request, extra=extra))
+
     async def _metadata(self, visit: Visit, send: Send) -> None:
         """RFC 9728: whose tokens a runtime takes."""
         route = visit.route
@@ -341,6 +351,19 @@ async def _discard(body: Body, whole: bytes | None) -> None:
     if whole is None:
         async for _ in body.chunks():
             pass
+
+
+async def _collected(body: Body, whole: bytes | None, most: int) -> bytes:
+    """The whole body. Raises HostError 413 beyond `most` bytes."""
+    data = bytearray(whole or b"")
+    if whole is None:
+        async for piece in body.chunks():
+            data += piece
+            if len(data) > most:
+                break
+    if len(data) > most:
+        raise HostError(413, "ValidationException", f"The body is longer than {most} bytes.")
+    return bytes(data)
 
 
 async def _answer(send: Send, answer: tuple[int, Headers, bytes]) -> None:

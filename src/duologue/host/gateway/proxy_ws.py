@@ -130,6 +130,7 @@ class Call:
                 subprotocols=offered,
                 peer=head.peer,
                 expires=entry.identity.expires,
+                preset=entry.identity.preset,
             )
         )
 

@@ -1,16 +1,17 @@
 """Targets of the public listener: ``/runtimes/{id}/…``, where `id` is an ARN, percent-encoded or raw, or a bare agent id.
 
-======================================================  =============  ======
-path after ``/runtimes/{id}``                           kind           method
-======================================================  =============  ======
-``/invocations``                                        invocations    POST
-``/ws``                                                 ws             GET
-``/stopruntimesession``                                 stop           POST
-``/connect``                                            connect        POST
-``/v1/realtime``                                        openai         GET
-``…GenerativeService.BidiGenerateContent`` and alike    gemini         GET
-``/invocations/.well-known/oauth-protected-resource``   metadata       GET
-======================================================  =============  ======
+======================================================  ==============  ======
+path after ``/runtimes/{id}``                           kind            method
+======================================================  ==============  ======
+``/invocations``                                        invocations     POST
+``/ws``                                                 ws              GET
+``/stopruntimesession``                                 stop            POST
+``/connect``                                            connect         POST
+``/v1/realtime``                                        openai          GET
+``/v1/realtime/client_secrets``                         client_secrets  POST
+``…GenerativeService.BidiGenerateContent`` and alike    gemini          GET
+``/invocations/.well-known/oauth-protected-resource``   metadata        GET
+======================================================  ==============  ======
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _PATHS: tuple[tuple[str, Kind, str], ...] = (
     (r"/stopruntimesession", "stop", "POST"),
     (r"/connect", "connect", "POST"),
     (r"/v1/realtime", "openai", "GET"),
+    (r"/v1/realtime/client_secrets", "client_secrets", "POST"),
     (
         r"(?:/ws)?/google[./][A-Za-z0-9./]{1,80}(?:GenerativeService\.BidiGenerateContent(?:Constrained)?"
         r"|LlmBidiService/BidiGenerateContent)",

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from ...channels.websocket import SocketClosedError
 from ...errors import CredentialsError
 from ...serve.app import Server, serve_socket
+from ...serve.openai_realtime import PRESET
 from ...serve.sessions import SESSION_HEADER
 from ...wire.hostlink import (
     Closed,
@@ -402,7 +403,7 @@ class _Asgi:
             "server": None,
             "subprotocols": list(request.subprotocols),
             "state": {},
-            "extensions": {"websocket.http.response": {}},
+            "extensions": {"websocket.http.response": {}, **({PRESET: request.preset} if request.preset else {})},
         }
 
     async def receive(self) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         subprotocols: what the client offered, credentials removed.
         peer: the client's address.
         expires: Unix time when its credential ends; None: never. A newer one goes through `refresh`.
+        preset: configuration that the gateway has for the session, in the wire's own JSON ("": none); the client cannot say it.
     """
 
     kind: Literal["ws", "openai", "gemini"] = "ws"
@@ -106,6 +107,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     subprotocols: tuple[str, ...] = ()
     peer: str = ""
     expires: float | None = None
+    preset: str = ""
 
 
 class Accept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
