@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from duologue.errors import OverloadedError
-from duologue.tools.threads import SyncThreads, ToolThreads
+from duologue.tools.threads import ShortTurns, SyncThreads, ToolThreads
 
 LIMIT_S = 20.0
 
@@ -30,6 +31,23 @@ def test_runs_and_raises() -> None:
     assert threads.submit(lambda: 3).future.result(LIMIT_S) == 3
     assert isinstance(threads.submit(leave).future.exception(LIMIT_S), SystemExit)
     assert threads.submit(threading.current_thread).future.result(LIMIT_S) is not threading.current_thread()
+
+
+def test_threads_take_short_turns_while_a_tool_runs() -> None:
+    assert SyncThreads().submit(sys.getswitchinterval).future.result(LIMIT_S) <= ShortTurns.INTERVAL_S
+
+
+def test_turns_are_as_before_when_the_last_tool_is_done() -> None:
+    usual, turns = sys.getswitchinterval(), ShortTurns()
+    sys.setswitchinterval(0.02)
+    try:
+        with turns:
+            with turns:
+                assert sys.getswitchinterval() == pytest.approx(ShortTurns.INTERVAL_S)
+            assert sys.getswitchinterval() == pytest.approx(ShortTurns.INTERVAL_S)
+        assert sys.getswitchinterval() == pytest.approx(0.02)
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_context_variables_are_copied() -> None:

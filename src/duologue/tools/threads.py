@@ -14,6 +14,7 @@ import concurrent.futures
 import contextvars
 import functools
 import logging
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
@@ -36,6 +37,38 @@ class Work:
     def __init__(self, future: concurrent.futures.Future[Any], abandon: Callable[[], None]) -> None:
         self.future = future
         self.abandon = abandon
+
+
+class ShortTurns:
+    """While a blocking tool runs, threads take shorter turns.
+
+    A tool that computes in pure Python gives the interpreter up only when its turn is over (5 ms, unless told otherwise), and
+    the media loop, which wants it some hundred times a second for a fraction of a millisecond, would wait that long each time.
+    """
+
+    #: seconds
+    INTERVAL_S = 0.0005
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._usual = sys.getswitchinterval()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._running += 1
+            if self._running == 1:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._usual, self.INTERVAL_S))
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                sys.setswitchinterval(self._usual)
+
+
+_turns = ShortTurns()
 
 
 class SyncThreads:
@@ -116,7 +149,8 @@ class SyncThreads:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                outcome, error = function(), None
+                with _turns:
+                    outcome, error = function(), None
             except BaseException as raised:  # SystemExit in a tool ends the tool, not the thread pool
                 outcome, error = None, raised
             with self._lock:  # within it, so that nobody abandons what is just ending
