@@ -158,21 +158,21 @@ async def measure_memory(host: Host, sessions: int) -> tuple[float, float]:
     frames, first = round_of(ROUND_S, []), round_of(4.0, [(0.5, 1, ASK_S)])
     callers = Callers(url, host.key, host.trust, frames, first=first)
 
-    def worker_mb() -> float:
-        """The one that serves has more than those that are kept ready."""
-        return max(private_mb([pid]) for pid, role in host.processes().items() if role == "worker")
+    def look() -> dict[int, float]:
+        return {pid: private_mb([pid]) for pid, role in host.processes().items() if role == "worker"}
 
     try:
         await callers.grow(1)
         await asyncio.sleep(_SETTLE_S)
-        one = worker_mb()
+        one = look()
         await callers.grow(1 + sessions)
         await asyncio.sleep(_SETTLE_S)
-        many = worker_mb()
+        many = look()
     finally:
         await callers.hang_up()
     await host.settle()
-    return one, (many - one) / sessions
+    serving = max(one.keys() & many.keys(), key=lambda pid: many[pid] - one[pid])  # others are kept ready
+    return one[serving], (many[serving] - one[serving]) / sessions
 
 
 async def run(options: Options) -> tuple[list[Found], tuple[float, float], int]:
