@@ -11,9 +11,9 @@ Timed is voice to voice, as in `voice_to_voice`: from the last 10 ms of the call
 answered before its end has no time and is counted as cut off.
 
 The number of calls rises until the median exceeds 1 s: the 95th percentile may do so for a sentence after which the agent waits
-in doubt, however few the calls, and the median says what load does. The figure is the largest number with 1 s or less at which the
-words were recognised (word error rate up to 15 %, so that overload cannot pass by dropping speech). The first exchange of each
-call, in which models are loaded and voices found, is not counted.
+in doubt, however few the calls, and the median says what load does. The figure is the largest number with 1 s or less at which
+the words were recognised (word error rate up to 15 %, so that overload cannot pass by dropping speech). The first exchange of
+each call, in which models are loaded and voices found, is not counted.
 """
 
 from __future__ import annotations

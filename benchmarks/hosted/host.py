@@ -133,9 +133,9 @@ def cpu_s(pids: Sequence[int]) -> float:
     return sum(int(fields[11]) + int(fields[12]) for fields in stats) / _TICKS
 
 
-def cpu_by_role(processes: Mapping[int, Role]) -> dict[Role, float]:
+def cpu_by_role(processes: Mapping[int, Role]) -> dict[str, float]:
     """CPU time of each kind of process."""
-    found: dict[Role, float] = {}
+    found: dict[str, float] = {}
     for pid, role in processes.items():
         found[role] = found.get(role, 0.0) + cpu_s([pid])
     return found
