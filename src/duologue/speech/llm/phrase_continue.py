@@ -20,7 +20,7 @@ _BEFORE_VERBS = vocabulary("i you we they and or but then so")
 _STOPS = vocabulary("stop wait please quiet enough now")
 NEUTRAL = 0.15
 #: nothing that the matcher could answer has been said so far
-UNANSWERED = 0.6
+UNANSWERED = 0.4
 COMPLETE = 0.05
 FITS = 0.62
 
