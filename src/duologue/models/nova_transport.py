@@ -161,10 +161,11 @@ def _seen(task: asyncio.Task[Any]) -> None:
 
 
 async def _bounded(work: Any) -> None:
-    """Wait for `work`, but not for long; then it goes on by itself."""
+    """Wait for `work`, but not for long: over a link that is broken the SDK would wait for ever to have its last words sent."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(_seen)
-    await asyncio.wait({task}, timeout=_CLOSE_S)
+    if not (await asyncio.wait({task}, timeout=_CLOSE_S))[0]:
+        task.cancel()
 
 
 async def _patiently(future: concurrent.futures.Future[Any]) -> Any:
