@@ -200,6 +200,7 @@ class _Connection(asyncio.Protocol):
         self._full: set[StreamSocket] = set()  # those that wait until more may be sent
         self._transport: asyncio.Transport | None = None
         self._writable = True
+        self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
 
     # --- transport
@@ -303,12 +304,12 @@ class _Connection(asyncio.Protocol):
         """The application refuses a stream."""
         with contextlib.suppress(LinkError):
             self._link.reject(stream, status if 400 <= status <= 599 else 403, body)
-        self._flush()
+        self._later()
 
     def send(self, stream: int, message: str | bytes) -> bool:
         """Send; whether more may follow at once. Raises LinkError."""
         self._link.send(stream, message)
-        self._flush()
+        self._later()
         return self._link.takes(stream)
 
     def wait(self, stream: StreamSocket) -> None:
@@ -322,17 +323,17 @@ class _Connection(asyncio.Protocol):
     def consumed(self, stream: int, cost: int) -> None:
         """A message was dealt with."""
         self._link.consumed(stream, cost)
-        self._flush()
+        self._later()
 
     def close(self, stream: int, code: int, reason: str) -> None:
         """Close a stream."""
         self._link.close(stream, code, reason)
-        self._flush()
+        self._later()
 
     def refresh(self, stream: int, token: str) -> None:
         """Ask the gateway about a token. Raises LinkError."""
         self._link.refresh(stream, token)
-        self._flush()
+        self._later()
 
     # --- the link
 
@@ -347,7 +348,14 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def _later(self) -> None:
+        """Flush once after all that happens now: the messages of one turn of the loop share a write."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._flushing = False
         transport = self._transport
         if transport is None or transport.is_closing():
             return
