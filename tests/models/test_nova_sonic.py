@@ -35,7 +35,7 @@ from duologue.events import (
     UserSpeechStarted,
     UserTranscript,
 )
-from duologue.models import Audio, NovaSonic
+from duologue.models import Audio, NovaSonic, nova_transport
 from duologue.models.nova_errors import error_of_name
 from duologue.models.refusals import AccessNotEnabledError, QuotaError, UnknownModelError
 from duologue.models.transport import TransportClosedError
@@ -697,3 +697,22 @@ def test_the_fake_is_as_strict_as_the_documentation() -> None:
             strict.sequence.tool_asked(result["toolUseId"])
         strict.receive(frame, 0.0)
     assert strict.sequence.phase == "over"
+
+
+@pytest.mark.virtual
+async def test_what_the_sdk_does_not_finish_closing_is_ended_though_it_waits_again_when_cancelled() -> None:
+    over = False
+
+    async def close() -> None:  # as AWSEventPublisher.close over a link that was reset
+        nonlocal over
+        try:
+            await asyncio.Event().wait()
+        finally:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                over = True
+
+    await nova_transport._bounded(close())
+    await asyncio.sleep(0)
+    assert over

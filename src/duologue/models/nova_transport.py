@@ -31,6 +31,8 @@ logger = logging.getLogger("duologue.models.nova_sonic")
 #: longest wait for the stream to be set up, and for each part of it to be closed
 _OPEN_S = 4.0
 _CLOSE_S = 0.6
+#: how often what does not end is cancelled
+_CANCELS = 4
 
 
 class NovaTransport(Transport, Protocol):
@@ -161,11 +163,19 @@ def _seen(task: asyncio.Task[Any]) -> None:
 
 
 async def _bounded(work: Any) -> None:
-    """Wait for `work`, but not for long: over a link that is broken the SDK would wait for ever to have its last words sent."""
+    """Wait for `work`, but not for long: over a link that is broken the SDK waits for ever to have its last words sent.
+
+    Left alone it would keep its stream in memory, and a program from ending. It waits again in its `finally`, where the
+    first cancellation takes it, so that one is not enough.
+    """
     task = asyncio.ensure_future(work)
     task.add_done_callback(_seen)
-    if not (await asyncio.wait({task}, timeout=_CLOSE_S))[0]:
+    wait_s = _CLOSE_S
+    for _ in range(_CANCELS):
+        if (await asyncio.wait({task}, timeout=wait_s))[0]:
+            return
         task.cancel()
+        wait_s = 0.05
 
 
 async def _patiently(future: concurrent.futures.Future[Any]) -> Any:
