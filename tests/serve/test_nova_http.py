@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -209,6 +210,20 @@ async def test_what_makes_no_sense_is_an_exception_of_the_protocol(tmp_path: Pat
             list(OutputReader().feed(stream.body))
         assert refused.value.type == "validationException"
         assert refused.value.text.startswith("RequestId=")
+
+
+async def test_a_client_that_says_nonsense_and_leaves_at_once_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(tmp_path) as (server, client):
+        stream = client.request(PATH)
+        client.h2.send_data(stream.id, frames({"promptStart": {"promptName": "p"}}))
+        client.h2.close_connection()
+        client.flush()  # in one write: the answer finds the connection closed
+        await asyncio.wait({client._task})  # until the connection is closed
+        while server.http.tasks:
+            await asyncio.wait(server.http.tasks)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_other_rates_in_and_out(tmp_path: Path) -> None:

@@ -100,6 +100,15 @@ class Http2Stream:
 
     async def send(self, message: dict[str, Any]) -> None:
         """ASGI. Raises OSError when the stream is gone."""
+        try:
+            await self._send(message)
+        except (
+            h2.exceptions.ProtocolError
+        ) as error:  # the client has closed the connection, or the stream, at this moment
+            self.reset = True
+            raise ConnectionResetError("The stream is gone.") from error
+
+    async def _send(self, message: dict[str, Any]) -> None:
         self._check()
         if message["type"] == "http.response.start":
             self.answer_begun = True
