@@ -31,8 +31,8 @@ logger = logging.getLogger("duologue.models.nova_sonic")
 #: longest wait for the stream to be set up, and for each part of it to be closed
 _OPEN_S = 4.0
 _CLOSE_S = 0.6
-#: how often what does not end is cancelled
-_CANCELS = 4
+#: how often, and how soon again, what does not end is cancelled
+_CANCELS, _AGAIN_S = 4, 0.05
 
 
 class NovaTransport(Transport, Protocol):
@@ -170,12 +170,15 @@ async def _bounded(work: Any) -> None:
     """
     task = asyncio.ensure_future(work)
     task.add_done_callback(_seen)
-    wait_s = _CLOSE_S
-    for _ in range(_CANCELS):
-        if (await asyncio.wait({task}, timeout=wait_s))[0]:
-            return
-        task.cancel()
-        wait_s = 0.05
+    loop = asyncio.get_running_loop()
+
+    def end(left: int) -> None:
+        if left and not task.done():
+            task.cancel()
+            loop.call_later(_AGAIN_S, end, left - 1)
+
+    loop.call_later(_CLOSE_S, end, _CANCELS)  # also if nobody waits here any more
+    await asyncio.wait({task})
 
 
 async def _patiently(future: concurrent.futures.Future[Any]) -> Any:
