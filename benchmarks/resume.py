@@ -157,13 +157,12 @@ def counting_agents() -> AgentFactory:
 
 @dataclass
 class Received:
-    """What the server has of one call: events told, samples and their faults, numbers of inputs, what it says it dropped."""
+    """What the server has of one call: events told, samples and their faults, numbers of inputs."""
 
     told: int
     samples: int
     faults: dict[str, int]
     inputs: list[int]
-    dropped: dict[str, int]
 
 
 def _received(server: Server, session: str) -> Received:
@@ -173,8 +172,7 @@ def _received(server: Server, session: str) -> Received:
         raise LookupError(f"session {session} is gone")
     connection = connections[session]
     connection.stop = True
-    dropped = dict(call.session.conductor.measures._drops)
-    return Received(connection.told, connection.expected, dict(connection.faults), connection.inputs, dropped)
+    return Received(connection.told, connection.expected, dict(connection.faults), connection.inputs)
 
 
 class Proxy:

@@ -79,11 +79,6 @@ class Kept:
         """Position after the newest sample."""
         return self._ring.end
 
-    @property
-    def sounds(self) -> bool:
-        """Whether it sounds as if somebody spoke."""
-        return self._onset.silence_s(self._ring.end) < _PAUSE_S
-
     def judge(self) -> tuple[bool, bool]:
         """Whether it sounds as if somebody spoke; whether, if not, as if they had just spoken what is not answered yet."""
         end = self._ring.end

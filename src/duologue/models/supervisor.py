@@ -302,7 +302,7 @@ class Supervisor(Connection):
         if self._closed or link.dead or link is not self._active or self._owed is not owed:
             return
         assert link.connection is not None
-        if self._kept is not None and self._kept.sounds:
+        if self._kept is not None and self._kept.judge()[0]:
             known_at = self._stall.plays_to + _ECHO_S
             if self._now() < known_at:
                 self._loop.call_at(known_at, self._ask, link, owed)
