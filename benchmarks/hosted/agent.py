@@ -21,6 +21,7 @@ from typing import Any
 
 from duologue.agent import Agent
 from duologue.engine.limits import LimitOptions
+from duologue.errors import ModelError
 from duologue.events import ResponseOrigin
 from duologue.models.base import (
     Began,
@@ -28,6 +29,7 @@ from duologue.models.base import (
     Connection,
     Context,
     Ended,
+    Lost,
     Model,
     Recognised,
     Said,
@@ -35,6 +37,7 @@ from duologue.models.base import (
     Spoke,
     TurnProbability,
 )
+from duologue.speech.listening import Listening
 from duologue.speech.vad import SileroVAD
 
 LONG_S, SHORT_S = float(os.environ.get("LONG_S", "60")), float(os.environ.get("SHORT_S", "5"))
@@ -52,7 +55,7 @@ class Ear(Connection):
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._vad = SileroVAD() if VAD else None
+        self._listening = Listening(SileroVAD(), self._judged, self._deaf) if VAD else None
         self._rest, self._position = b"", 0
         self._heard: list[int] = []
         self._committed: list[int] = []
@@ -71,20 +74,33 @@ class Ear(Connection):
         if position != expected:
             self._missing += max(0, position - expected)
             self._doubled += max(0, expected - position)
+            if self._listening is not None:
+                self._listening.flush()
+                self._listening.reset(position)
             self._rest, self._position = b"", position
-            if self._vad is not None:
-                self._vad.reset(position)
         self._received += len(pcm) // 2
-        heard = dict(self._vad.feed(pcm)) if self._vad is not None else None
         self._rest += pcm
+        if self._listening is not None:
+            self._listening.feed(pcm)
+            return
         while len(self._rest) >= 2 * _WINDOW:
-            mark = self._rest[2 * _WINDOW - 2] & 3
-            self._rest = self._rest[2 * _WINDOW :]
-            start, self._position = self._position, self._position + _WINDOW
-            probability = heard.get(self._position, 0.0) if heard is not None else 0.95 if mark else 0.02
-            if mark and probability >= 0.5:
-                self._window(mark)
-            self._context.report(SpeechWindow(start=start, end=self._position, probability=probability))
+            self._judged(self._position + _WINDOW, 0.02 if not self._rest[2 * _WINDOW - 2] & 3 else 0.95)
+
+    def _judged(self, end: int, probability: float) -> None:
+        mark = self._rest[2 * _WINDOW - 2] & 3
+        self._rest = self._rest[2 * _WINDOW :]
+        start, self._position = self._position, end
+        if mark and probability >= 0.5:
+            self._window(mark)
+        self._context.report(SpeechWindow(start=start, end=end, probability=probability))
+
+    def _deaf(self, error: ModelError) -> None:
+        self._context.report(Lost(error=error))
+
+    def hear_out(self) -> None:
+        """See Connection."""
+        if self._listening is not None:
+            self._listening.flush()
 
     def _window(self, mark: int) -> None:
         if mark not in self._heard:
@@ -181,6 +197,8 @@ class Ear(Connection):
         """See Connection."""
         for task in self._tasks.values():
             task.cancel()
+        if self._listening is not None:
+            self._listening.close()
 
 
 class Marked(Model):

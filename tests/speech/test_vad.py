@@ -77,7 +77,7 @@ def test_energy_is_monotonic_in_level(level: int) -> None:
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDependencyError, match="no Silero VAD model"):
         SileroVAD("/nowhere/model.onnx")
-    vad_module._session.cache_clear()
+    vad_module._network.cache_clear()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match="pip install"):
         SileroVAD()

@@ -301,6 +301,9 @@ class Connection(ABC):
     def update(self, setup: Setup) -> None:  # noqa: B027
         """Instructions, tools or voice changed."""
 
+    def hear_out(self) -> None:  # noqa: B027 - most report what they make of audio in the call that brings it, or cannot hurry
+        """Report now what can be told of the audio so far: what comes next happened after it."""
+
     def input_ended(self) -> None:  # noqa: B027
         """The user's track has ended or is muted."""
 

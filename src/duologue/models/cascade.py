@@ -19,6 +19,7 @@ from ..errors import ConfigurationError, DuologueError, ModelError, OverloadedEr
 from ..events import ResponseOrigin
 from ..speech.base import STT, STT_RATE, TTS, VAD, EndOfTurn, STTStream
 from ..speech.clauses import ClauseChunker
+from ..speech.listening import Listening
 from ..speech.llm import LLM, GenerateOptions, TextDelta, ToolCallRequest, Usage
 from ..tools.base import ToolCall
 from .base import (
@@ -28,6 +29,7 @@ from .base import (
     Connection,
     Context,
     Ended,
+    Lost,
     Measured,
     Model,
     Recognised,
@@ -179,7 +181,7 @@ class CascadeConnection(Connection):
         self._model = model
         self._context = context
         self._stt = stt
-        self._vad = model.vad()
+        self._listening = Listening(model.vad(), self._heard, self._deaf)
         self._position = 0
         self._segments: list[str] = []  # settled text of the open turn
         self._open_at: int | None = None  # where the open utterance began
@@ -197,32 +199,38 @@ class CascadeConnection(Connection):
     # ------------------------------------------------------------------ hearing
 
     def audio(self, pcm: bytes, position: int) -> None:
-        """See Connection. Voice activity runs here, on every window; everything heavier in the compute lanes."""
+        """See Connection. Voice activity runs on the event loop, on every window; everything heavier in the compute lanes."""
         if position != self._position:
             # A gap: what follows has nothing to do with the model state of what came before.
-            self._vad.reset(position)
+            self._listening.flush()
+            self._listening.reset(position)
             self._stt.reset(position)
             self._open_at = None
         self._position = position + len(pcm) // 2
         self._stt.push(pcm)
-        report, window = self._context.report, self._model_window
-        for end, probability in self._vad.feed(pcm):
-            if probability >= _OPEN_AT:
-                self._voiced_since = True
-                if self._open_at is None:
-                    self._open_at = end - window
-                    self._partial_due = end + int(_PARTIAL_S * STT_RATE)
-                    self._stt.begin(end - window)
-                elif end >= self._partial_due and not self._partial_running:
-                    self._partial_due = end + int(_PARTIAL_S * STT_RATE)
-                    self._partial_running = True
-                    self._context.spawn(self._recognise_partial, "partial recognition")
-                self._silence_from = end
-            report(SpeechWindow(start=end - window, end=end, probability=probability))
+        self._listening.feed(pcm)
 
-    @property
-    def _model_window(self) -> int:
-        return self._vad.window
+    def _heard(self, end: int, probability: float) -> None:
+        start = end - self._listening.window
+        if probability >= _OPEN_AT:
+            self._voiced_since = True
+            if self._open_at is None:
+                self._open_at = start
+                self._partial_due = end + int(_PARTIAL_S * STT_RATE)
+                self._stt.begin(start)
+            elif end >= self._partial_due and not self._partial_running:
+                self._partial_due = end + int(_PARTIAL_S * STT_RATE)
+                self._partial_running = True
+                self._context.spawn(self._recognise_partial, "partial recognition")
+            self._silence_from = end
+        self._context.report(SpeechWindow(start=start, end=end, probability=probability))
+
+    def _deaf(self, error: ModelError) -> None:
+        self._context.report(Lost(error=error))
+
+    def hear_out(self) -> None:
+        """See Connection."""
+        self._listening.flush()
 
     async def _recognise_partial(self) -> None:
         began, position = self._context.now(), self._position
@@ -242,7 +250,8 @@ class CascadeConnection(Connection):
 
     def input_ended(self) -> None:
         """See Connection."""
-        self._vad.reset(self._position)
+        self._listening.flush()
+        self._listening.reset(self._position)
 
     # ------------------------------------------------------------------ turns
 
@@ -512,6 +521,7 @@ class CascadeConnection(Connection):
         self._replies.clear()
         if self._settling is not None:
             self._settling.cancel()
+        self._listening.close()
         await self._stt.close()
 
 

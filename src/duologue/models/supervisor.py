@@ -638,6 +638,11 @@ class Supervisor(Connection):
         """Go (back) to this candidate by a planned rotation."""
         self._obey(self._rotation.prefer(candidate, self._now()))
 
+    def hear_out(self) -> None:
+        """See Connection."""
+        if (live := self._live()) is not None:
+            live.hear_out()
+
     def input_ended(self) -> None:
         """See Connection."""
         if (live := self._live()) is not None:

@@ -212,6 +212,8 @@ class Conductor:
 
     def vacate(self, why: str) -> None:
         """Nobody is there any more: take back what the agent says, and begin nothing. `settle_floor` follows."""
+        if self.connection is not None:
+            self.connection.hear_out()
         self.speaking.leave()
         self.present = False
         for response in self.responses.all:

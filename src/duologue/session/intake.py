@@ -69,6 +69,7 @@ class Intake:
         """Anything else. Raises a typed error for what the model cannot take."""
         conductor = self._conductor
         assert self._connection is not None
+        self._connection.hear_out()
         match message:
             case TextInput():
                 self._typed(message.text)
