@@ -217,6 +217,26 @@ async def test_ending_the_input_commits_what_was_said(kind: str) -> None:
         assert len(call.caller.of(TurnCommitted)) == 1, "nothing is heard while muted"
 
 
+@pytest.mark.parametrize("kind", ["mute", "ended", "end"])
+async def test_what_the_model_has_not_judged_yet_counts_before_the_end_of_the_input(kind: str) -> None:
+    call = make([line(1.0, STOP, 10.0)], until_s=3)
+    async with call.session as session:
+        connection, held = call.connection, list[tuple[bytes, int]]()
+        inner = connection.audio
+
+        def hear_out() -> None:
+            while held:
+                inner(*held.pop(0))
+
+        connection.audio = lambda pcm, position: held.append((pcm, position))
+        connection.hear_out = hear_out
+        await hold(call, 2.5)
+        await session.send(ActivityInput(kind=kind))  # type: ignore[arg-type]
+        await hold(call, 2.7)
+        assert [event.reason for event in call.caller.of(TurnCommitted)] == ["input ended"]
+        await session.wait()
+
+
 async def test_unmuting_listens_again() -> None:
     call = make([line(3.0, STOP, 1.0)], until_s=7)
     async with call.session as session:

@@ -1,8 +1,8 @@
 """Voice activity detection: Silero's network through ONNX Runtime, and a level detector for tests and scripted audio.
 
 A decision of Silero costs about 80 µs of one core per 32 ms of audio, less than a hop to a thread and back, so it runs inline.
-Between the work of a hundred calls it costs twice that, as the weights fall out of the cache, but a third of it among the
-windows of other tracks: see :mod:`.listening`.
+Between the work of a hundred calls it costs twice that, as the weights fall out of the cache; judged in one run with those of
+other tracks, about 70 µs: see :mod:`.listening`.
 """
 
 from __future__ import annotations
