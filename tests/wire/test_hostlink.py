@@ -386,7 +386,86 @@ def test_resuming_is_refused_until_it_exists() -> None:
         server.receive(frame(Type.HELLO, 0, b'{"version":1,"schema":1,"peer":"g","received":5}'), 0)
 
 
-@pytest.mark.parametrize("options", [{"window": 10}, {"chunk": 0}, {"max_streams": 0}, {"silence_s": -1.0}])
+def unread(end: LinkClient | LinkServer) -> int:
+    """Bytes that wait at an end whose peer has not read yet."""
+    return len(end.data_to_send(1 << 30))
+
+
+@pytest.mark.parametrize("answer", ["refused", "accepted and closed", "no room"])
+def test_a_gateway_that_opens_and_never_reads_loses_its_link(answer: str) -> None:
+    bound = 10_000
+    server = LinkServer(
+        peer="w",
+        schema=1,
+        now=0,
+        options=LinkOptions(max_control=bound, max_streams=1 if answer == "no room" else 10_000),
+    )
+    server.receive(frame(Type.HELLO, 0, b'{"version":1,"schema":1,"peer":"g"}'), 0)
+
+    def flood() -> None:
+        for stream in range(1, 1000):
+            for event in server.receive(frame(Type.OPEN, stream, b'{"session":"s","epoch":1}'), 0):
+                assert isinstance(event, Opened)
+                if answer == "refused":
+                    server.reject(event.stream, 503, "full")
+                elif answer == "accepted and closed":
+                    server.accept(event.stream)
+                    server.abort(event.stream, 1011)
+
+    with pytest.raises(LinkError, match="does not read") as caught:
+        flood()
+    assert caught.value.code == "link.unread"
+    assert server.error is caught.value
+    assert server.streams == ()
+    assert unread(server) < 200  # no more than why it is over
+
+
+def test_a_worker_that_asks_for_refreshes_and_never_reads_loses_its_link() -> None:
+    client = LinkClient(peer="g", schema=1, now=0, options=LinkOptions(max_control=5000))
+    client.receive(frame(Type.HELLO, 0, b'{"version":1,"schema":1,"peer":"w"}'), 0)
+    stream = client.open(OPEN)
+    client.receive(frame(Type.ACCEPT, stream, b"{}"), 0)
+
+    def flood() -> None:
+        for _ in range(1000):
+            client.receive(frame(Type.REFRESH, stream, b'{"token":"t"}'), 0)
+            client.refreshed(stream, Refreshed(expires=1.0))
+
+    with pytest.raises(LinkError) as caught:
+        flood()
+    assert caught.value.code == "link.unread"
+
+
+def test_a_worker_that_does_not_read_gets_no_new_streams_and_is_none_the_worse_for_it() -> None:
+    pair = Pair(LinkOptions(max_control=5000))
+    pair.settle()
+
+    def flood() -> None:
+        for _ in range(1000):
+            pair.client.abort(pair.client.open(OPEN))
+
+    with pytest.raises(LinkError, match="does not read") as caught:
+        flood()
+    assert caught.value.code == "link.flow"
+    assert pair.client.error is None
+    pair.settle()  # it reads again
+    assert pair.client.open(OPEN) in pair.client.streams
+
+
+def test_signs_of_life_do_not_pile_up_for_a_peer_that_does_not_read(pair: Pair) -> None:
+    now = 0.0
+    for token in range(1, 200):
+        now += 5.0
+        pair.server.receive(frame(Type.PING, 0, token.to_bytes(8) + bytes(8)), now)
+        pair.server.tick(now)
+    frames = FrameReader().feed(pair.server.data_to_send())
+    assert sorted(type for type, _, _ in frames) == [Type.PING, Type.PONG]
+    assert {payload[:8] for _, _, payload in frames} == {(199).to_bytes(8)}
+
+
+@pytest.mark.parametrize(
+    "options", [{"window": 10}, {"chunk": 0}, {"max_streams": 0}, {"max_control": 0}, {"silence_s": -1.0}]
+)
 def test_options_that_cannot_work(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         LinkOptions(**options)

@@ -372,6 +372,7 @@ async def test_a_worker_that_refuses_dies_or_breaks_the_rules() -> None:
             assert await socket.recv() == "again"
             worker.connections[-1].transport.write(b"\xff" * 100)  # type: ignore[union-attr]
             assert (await ended(socket))[0] == 1012
+        assert (w.count("failed.link.lost"), w.count("failed.link.frame")) == (1, 1)
         await w.rooms.empty()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,13 +15,15 @@ from hypothesis import strategies as st
 
 from duologue import secrets
 from duologue.errors import ConfigurationError, CredentialsError, OverloadedError
-from duologue.host.types import Limits, VersionSpec
+from duologue.host.types import SCHEMA, Limits, VersionSpec
 from duologue.host.workers import FleetOptions
 from duologue.host.workers import inference_messages as im
 from duologue.host.workers import messages as m
 from duologue.host.workers.limits import PREFIX, Cgroups, Group
+from duologue.host.workers.link import LinkListener, Refusal
 from duologue.host.workers.ping import ping
 from duologue.host.workers.uids import Uids
+from duologue.wire.hostlink import LinkClient, Open
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +122,39 @@ async def test_what_ping_may_answer(tmp_path: Path, answer: bytes, expected: tup
         found = await ping(path, 10)
     assert (found and (found.status, found.busy)) == expected
     assert await ping(str(tmp_path / "nobody"), 10) is None
+
+
+async def test_a_gateway_that_never_reads_loses_its_link_and_is_counted(tmp_path: Path) -> None:
+    def refuse(request: Open) -> None:
+        raise Refusal(503, "full" * 10_000)
+
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "link"))
+    listening.listen()
+    listener = LinkListener(
+        "w1", cast(Any, None), None, refuse
+    )  # a stream that is refused needs neither server nor app
+    listener.start(listening)
+    client = LinkClient(peer="g1", schema=SCHEMA, now=0.0)
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "link"))
+
+    async def flood() -> None:
+        while True:
+            client.open(Open(session="s", epoch=1))
+            writer.write(client.data_to_send())
+            await writer.drain()
+
+    try:
+        writer.write(client.data_to_send())
+        while client.hello is None:
+            client.receive(await reader.read(1 << 16), 0.0)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionError):
+            await flood()
+        assert listener.failed == {"link.unread": 1}
+    finally:
+        writer.close()
+        await listener.stop(0.0)
 
 
 def test_the_control_socket_names_the_sender_and_takes_no_descriptors() -> None:

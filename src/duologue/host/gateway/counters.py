@@ -10,7 +10,8 @@ class Counters:
 
     Names: ``accepted``, ``requests.KIND``, ``sockets``, ``refused.STATUS.TYPE`` (answers before anything reached an agent),
     ``dropped.REASON`` (connections cut without an answer), ``closed.CODE`` (sockets closed by the gateway),
-    ``failed.424`` (after bytes had reached an agent).
+    ``failed.424`` (after bytes had reached an agent), ``failed.link.REASON`` (links to workers that broke, with the codes of
+    `duologue.wire.hostlink.LinkError`; ``told``: the worker gave it up; ``lost``: it ended without a word).
     """
 
     def __init__(self) -> None:

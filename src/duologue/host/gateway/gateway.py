@@ -72,7 +72,7 @@ class Gateway:
         self._last: set[asyncio.Task[Any]] = set()
         self._trusted = _networks(self.options.trusted_proxies)
         self.admission = Admission(authority, placement, Admitted(self.limits))
-        self.links = Links(peer=self.id, limits=self.limits)
+        self.links = Links(peer=self.id, limits=self.limits, counters=self.counters)
         self.sockets = Sockets(self)
         self.http_state = ServerState()
         self.http_config = config(HttpProxy(self.admission, self.limits, Spool(self.limits), self.counters, self.spawn))

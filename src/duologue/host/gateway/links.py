@@ -21,6 +21,7 @@ from ...wire.hostlink import (
     Rejected,
 )
 from ..types import SCHEMA, HostError
+from .counters import Counters
 from .limits import GatewayLimits
 
 logger = logging.getLogger("duologue.host")
@@ -54,9 +55,9 @@ class Taker(Protocol):
 
 
 class WorkerLink(asyncio.Protocol):
-    """The gateway's end of one link."""
+    """The gateway's end of one link. `counters` counts it as ``failed.link.REASON`` if it breaks."""
 
-    def __init__(self, path: str, *, peer: str, epoch: int, options: LinkOptions) -> None:
+    def __init__(self, path: str, *, peer: str, epoch: int, options: LinkOptions, counters: Counters) -> None:
         self._loop = asyncio.get_running_loop()
         self.path = path
         self.link = LinkClient(peer=peer, schema=SCHEMA, now=self._loop.time(), epoch=epoch, options=options)
@@ -66,6 +67,9 @@ class WorkerLink(asyncio.Protocol):
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
+        self._counters = counters
+        #: what is counted when it ends; "" if that is no failure
+        self._why = "link.lost"
         #: set when the worker's hello came, or the link broke before
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.over = False
@@ -167,7 +171,8 @@ class WorkerLink(asyncio.Protocol):
                 if not self.ready.done():
                     self.ready.set_result(None)
             case GoingAway(goaway=notice):
-                logger.debug("worker at %s goes away: %s", self.path, notice.reason)
+                self._why = "link.told" if notice.code else ""
+                logger.debug("worker at %s goes away: %s %s", self.path, notice.reason, notice.code)
 
     def _later(self) -> None:
         """Flush once after all that happens now: the messages of one turn share a write."""
@@ -203,7 +208,10 @@ class WorkerLink(asyncio.Protocol):
 
     def _broken(self, error: LinkError) -> None:
         logger.warning("link to the worker at %s: %s", self.path, error)
-        if self._transport is not None:
+        self._why = error.code
+        if self._transport is not None and self._paused:
+            self._transport.abort()  # a worker that does not read would hold it open
+        elif self._transport is not None:
             while data := self.link.data_to_send():
                 self._transport.write(data)
             self._transport.close()
@@ -213,6 +221,8 @@ class WorkerLink(asyncio.Protocol):
         if self.over:
             return
         self.over = True
+        if self._why:
+            self._counters.add(f"failed.{self._why}")
         if self._timer is not None:
             self._timer.cancel()
         if not self.ready.done():
@@ -225,6 +235,7 @@ class WorkerLink(asyncio.Protocol):
 
     def shut(self) -> None:
         """Close the link."""
+        self._why = ""
         if self._transport is not None:
             self._transport.abort()
         self._end()
@@ -233,8 +244,9 @@ class WorkerLink(asyncio.Protocol):
 class Links:
     """The links of a gateway, made when first needed."""
 
-    def __init__(self, *, peer: str, limits: GatewayLimits) -> None:
+    def __init__(self, *, peer: str, limits: GatewayLimits, counters: Counters) -> None:
         self._peer = peer
+        self._counters = counters
         self._options = LinkOptions(
             window=max(limits.unsent_bytes, 64 << 10),
             max_message=max(limits.message_bytes, limits.frame_bytes),
@@ -263,13 +275,16 @@ class Links:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._options.hello_s):
-                _, link = await loop.create_unix_connection(
-                    lambda: WorkerLink(path, peer=self._peer, epoch=next(self._epochs), options=self._options), path
-                )
+                _, link = await loop.create_unix_connection(lambda: self._make(path), path)
         except (OSError, TimeoutError):
             raise _unavailable("The worker cannot be reached.") from None
         await link.ready
         return link
+
+    def _make(self, path: str) -> WorkerLink:
+        return WorkerLink(
+            path, peer=self._peer, epoch=next(self._epochs), options=self._options, counters=self._counters
+        )
 
     def _look(self, path: str, task: asyncio.Task[WorkerLink]) -> None:
         if (task.cancelled() or task.exception() is not None) and self._links.get(path) is task:

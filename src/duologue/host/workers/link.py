@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket as sockets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 from urllib.parse import parse_qsl
@@ -151,6 +151,8 @@ class LinkListener:
         self.app = app
         self.admit = admit
         self.tasks: set[asyncio.Task[None]] = set()
+        #: links that failed, by a LinkError's code
+        self.failed: Counter[str] = Counter()
         self._links: set[_Connection] = set()
         self._acceptor: Acceptor | None = None
 
@@ -375,11 +377,16 @@ class _Connection(asyncio.Protocol):
         self._timer = self._loop.call_at(max(self._link.deadline(), self._loop.time() + 0.01), self._tick)
 
     def _fail(self, error: LinkError) -> None:
-        logger.debug("link fails: %s", error.code)
-        self._writable = True
-        self._flush()
-        if self._transport is not None:
+        failed = self._listener.failed
+        failed[error.code] += 1
+        logger.warning("a gateway's link fails: %s (%d times): %s", error.code, failed[error.code], error)
+        if self._transport is None:
+            return
+        if self._writable:
+            self._flush()
             self._transport.close()
+        else:
+            self._transport.abort()  # a peer that does not read would hold it, and its streams, open
 
 
 class _Asgi:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .frames import MAX_CONTROL, Type
+from .frames import HEADER, MAX_CONTROL, Type
 from .link import Link, Stream, decoded
 from .messages import (
     Accept,
@@ -44,14 +44,16 @@ class LinkClient(Link):
     def open(self, request: Open) -> int:
         """Ask the worker to take a stream; returns its id. `Accepted`, `Rejected` or `Closed` answers.
 
-        Raises LinkError: "link.state" before the worker's hello or once a side goes away, "link.flow" if too many are open
-        or the request is too long.
+        Raises LinkError: "link.state" before the worker's hello or once a side goes away, "link.flow" if too many are open,
+        the request is too long, or the worker does not read.
         """
         if self.hello is None or self.going_away or self._error is not None:
             raise LinkError("The link takes no new streams.", code="link.state")
         if len(self._streams) >= self.options.max_streams:
             raise LinkError(f"{self.options.max_streams} streams are open.", code="link.flow")
         payload = _encode(request)
+        if self._out.controlled + len(payload) + HEADER > self.options.max_control:
+            raise LinkError("The worker does not read what was opened before.", code="link.flow")
         self._last += 1
         self._streams[self._last] = Stream(self.options.window)
         self._out.control(Type.OPEN, self._last, payload)

@@ -105,6 +105,8 @@ class Link:
         try:
             for type, stream, payload in self._reader.feed(data):
                 self._frame(type, stream, payload, now, events)
+                if self._out.controlled > self.options.max_control:
+                    raise LinkError("The peer does not read what it is answered.", code="link.unread")
         except LinkError as error:
             raise self._fail(error) from None
         except ValueError as error:

@@ -20,7 +20,8 @@ class LinkError(ProtocolError):
 
     `code`: "link.frame" (not a frame, or malformed), "link.order" (a frame where none may be), "link.flow" (credit or a
     bound exceeded), "link.version" (ends that do not understand each other), "link.silent" (nothing heard for too long),
-    "link.state" (a method called too early, too late, or for a stream that is not open).
+    "link.unread" (the peer goes on sending and takes none of the answers), "link.state" (a method called too early, too late,
+    or for a stream that is not open).
     """
 
     def __init__(self, message: str, *, code: str = "link.frame", hint: str = "") -> None:
@@ -36,6 +37,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_message: longest message taken from the peer.
         max_queue: messages of a stream that wait for credit; `send` raises beyond, `takes` is False beyond a half.
         max_streams: open at a time.
+        max_control: frames other than messages that wait until the peer reads; beyond it the link fails with "link.unread".
         ping_s: how often a link is asked for a sign of life.
         silence_s: silence after which it is given up.
         hello_s: longest wait for the peer's first frame.
@@ -46,6 +48,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_message: int = 4 << 20
     max_queue: int = 4 << 20
     max_streams: int = 10_000
+    max_control: int = 4 << 20
     ping_s: float = 5.0
     silence_s: float = 15.0
     hello_s: float = 5.0
@@ -55,7 +58,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ConfigurationError(f"A link's window is {MIN_WINDOW} to {MAX_WINDOW} bytes, not {self.window}.")
         if not 1 <= self.chunk <= 1 << 20:
             raise ConfigurationError(f"A link's chunk is 1 to {1 << 20} bytes, not {self.chunk}.")
-        for name in ("max_message", "max_queue", "max_streams", "ping_s", "silence_s", "hello_s"):
+        for name in ("max_message", "max_queue", "max_streams", "max_control", "ping_s", "silence_s", "hello_s"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"A link's {name} is greater than 0.")
 

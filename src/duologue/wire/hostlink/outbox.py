@@ -36,11 +36,13 @@ class Sending:
 
 
 class Outbox:
-    """Frames that wait, of all streams. Bounded: each kind of control frame once a stream, messages by the caller."""
+    """Frames that wait, of all streams. Messages and control are bounded by the caller, credit by the open streams."""
 
     def __init__(self) -> None:
         self._control: deque[bytes] = deque()
-        self._pong: bytes | None = None
+        #: bytes of control that wait, those of signs of life and credit aside: of them only the newest waits
+        self.controlled = 0
+        self._beats: dict[Type, bytes] = {}
         self._credits: dict[int, int] = {}
         self._streams: dict[int, Sending] = {}
         self._round: deque[int] = deque()
@@ -51,12 +53,14 @@ class Outbox:
 
     def control(self, type: Type, stream: int, payload: bytes) -> None:
         """Queue a frame that overtakes all messages."""
-        if type is Type.PONG:
-            self._pong = frame(type, stream, payload)  # only the newest one means anything
+        made = frame(type, stream, payload)
+        if type in (Type.PING, Type.PONG):
+            self._beats[type] = made  # only the newest one means anything
             return
         if stream:
             self.sent += 1
-        self._control.append(frame(type, stream, payload))
+        self._control.append(made)
+        self.controlled += len(made)
 
     def grant(self, stream: int, amount: int) -> None:
         """Queue credit for the peer."""
@@ -106,7 +110,8 @@ class Outbox:
     def clear(self) -> None:
         """Drop everything."""
         self._control.clear()
-        self._pong = None
+        self.controlled = 0
+        self._beats.clear()
         self._credits.clear()
         self._streams.clear()
         self._round.clear()
@@ -117,9 +122,10 @@ class Outbox:
         if self._control:
             out.extend(self._control)
             self._control.clear()
-        if self._pong is not None:
-            out.append(self._pong)
-            self._pong = None
+            self.controlled = 0
+        if self._beats:
+            out.extend(self._beats.values())
+            self._beats.clear()
         if self._credits:
             self.sent += len(self._credits)
             out.extend(frame(Type.CREDIT, stream, _CREDIT.pack(amount)) for stream, amount in self._credits.items())
