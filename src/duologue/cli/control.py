@@ -22,13 +22,20 @@ from ..host.options import control_socket, default_data
 #: columns of a table that no terminal shows
 _WIDE = 1000
 #: builds and probes take their time; so does a session that is being stopped
-_TIMEOUT = httpx.Timeout(1800.0, connect=10.0)
+_QUIET_S = 1800.0
+_CONNECT_S = 10.0
 
 
 class ControlError(DuologueError):
     """The host refused, or could not do, what a command asked for."""
 
     code = "control"
+
+
+class ControlLostError(ControlError):
+    """The host cannot be reached, or the connection to it broke: it may answer later."""
+
+    code = "control.lost"
 
 
 @Parameter(name="*")
@@ -84,12 +91,18 @@ class Host:
         *,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        quiet_s: float = _QUIET_S,
         **query: Any,
     ) -> AsyncIterator[httpx.Response]:
-        """Likewise, its answer as it comes."""
+        """Likewise, its answer as it comes, with at most `quiet_s` between two parts of it."""
         with _explained():
             async with self._client.stream(
-                method, path, params=self._query(query), content=content, headers=dict(headers or {})
+                method,
+                path,
+                params=self._query(query),
+                content=content,
+                headers=dict(headers or {}),
+                timeout=httpx.Timeout(quiet_s, connect=_CONNECT_S),
             ) as answer:
                 if answer.status_code >= 400:
                     _checked(answer, await answer.aread())
@@ -98,7 +111,7 @@ class Host:
 
 @contextlib.asynccontextmanager
 async def connected(where: Where) -> AsyncIterator[Host]:
-    """The host that is meant. Raises ConfigurationError for one that cannot be, ControlError for one that does not answer."""
+    """The host that is meant. Raises ConfigurationError for one that cannot be, ControlError for one that is not there."""
     if where.control:
         if not where.control.startswith("https://"):
             raise ConfigurationError(
@@ -120,7 +133,8 @@ async def connected(where: Where) -> AsyncIterator[Host]:
             raise ControlError(f"{path} belongs to another user.", hint="Run this as the user that runs the host.")
         transport = httpx.AsyncHTTPTransport(uds=str(path))
         base, headers = "http://localhost", {}
-    async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers, timeout=_TIMEOUT) as client:
+    timeout = httpx.Timeout(_QUIET_S, connect=_CONNECT_S)
+    async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers, timeout=timeout) as client:
         yield Host(client, where.tenant)
 
 
@@ -129,9 +143,9 @@ def _explained() -> Any:
     try:
         yield
     except httpx.ConnectError as error:
-        raise ControlError(f"The host does not answer: {error}.", hint="Is it running?") from error
+        raise ControlLostError(f"The host does not answer: {error}.", hint="Is it running?") from error
     except httpx.HTTPError as error:
-        raise ControlError(
+        raise ControlLostError(
             f"The host did not answer to the end: {type(error).__name__}.", hint="Its log says why."
         ) from error
 
@@ -143,7 +157,8 @@ def _checked(answer: httpx.Response, content: bytes) -> httpx.Response:
         message = answer.json().get("message") or answer.text
     except ValueError:
         message = content[:300].decode(errors="replace")
-    raise ControlError(str(message))
+    later = answer.status_code in (502, 503, 504)
+    raise (ControlLostError if later else ControlError)(str(message) or f"The host answers {answer.status_code}.")
 
 
 # --------------------------------------------------------------------------- showing

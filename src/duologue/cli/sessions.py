@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import aclosing
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from .control import HERE, Where, connected, show_fields, show_table, when
+from .tailing import events
 from .terminal import run, say
 
 app = App(name="sessions", help="Sessions of a host: list, show, tail, drain and stop them.", help_format="plaintext")
@@ -81,6 +83,8 @@ def tail(session: str, /, *, agent: str = "", follow: Annotated[bool, Parameter(
          where: Where = HERE) -> int:  # fmt: skip
     """Print the events of a session, one JSON object a line. That it was done is in the audit log.
 
+    It goes on where it was when the connection to the host is lost, and gives up when the host does not come back in a minute.
+
     Parameters
     ----------
     session
@@ -94,15 +98,10 @@ def tail(session: str, /, *, agent: str = "", follow: Annotated[bool, Parameter(
 
 
 async def _tail(where: Where, session: str, agent: str, follow: bool) -> int:
-    text = "true" if follow else "false"
-    async with (
-        connected(where) as host,
-        host.stream("GET", f"/sessions/{session}/tail", agent=agent, follow=text) as answer,
-    ):
-        async for line in answer.aiter_lines():
-            if line.startswith("data: "):
-                sys.stdout.write(line.removeprefix("data: ") + "\n")
-                sys.stdout.flush()
+    async with connected(where) as host, aclosing(events(host, session, agent=agent, follow=follow)) as told:
+        async for event in told:
+            sys.stdout.write(event + "\n")
+            sys.stdout.flush()
     return 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,18 @@ async def test_a_tail_shows_events_from_the_journal_and_ends_with_the_session(
     await peer.delete(f"/sessions/{session}")
     assert (await following).text.endswith('id: 4\ndata: {"n":3}\n\n')
     journal.close()
+
+
+async def test_a_journal_that_cannot_be_read_ends_its_tail(made: Plane, peer: httpx.AsyncClient) -> None:
+    session = (await peer.post("/sessions", json={"agent": "delivery"})).json()["session"]
+    path = made.control.journal(TENANT)
+    (await asyncio.to_thread(SQLiteStore, path)).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE chunk")
+    async with asyncio.timeout(20):  # the session goes on
+        told = (await peer.get(f"/sessions/{session}/tail")).text
+    assert told.startswith("event: error\ndata: ")
+    assert told.count("\n\n") == 1
 
 
 async def test_an_invocation_is_passed_on_and_its_failures_are_424(

@@ -30,9 +30,12 @@ async def tail(
     follow: bool = True,
     ended: Callable[[], bool],
 ) -> AsyncIterator[bytes]:
-    """Server-sent events from record `start` on; with `follow` until `ended()` and nothing more comes."""
+    """Server-sent events from record `start` on; with `follow` until `ended()` and nothing more comes.
+
+    A journal that cannot be read ends it, with an event of type ``error``.
+    """
     store: SQLiteStore | None = None
-    seq, quiet = start, 0.0
+    seq, quiet, trouble = start, 0.0, ""
     try:
         while True:
             over = ended()  # before reading: what was written until then is read below
@@ -40,9 +43,12 @@ async def tail(
                 store = await asyncio.to_thread(SQLiteStore, path)
             page: list[bytes] = []
             if store is not None:
-                seq, page = await asyncio.to_thread(_page, store, tenant, session, seq)
+                seq, page, trouble = await asyncio.to_thread(_page, store, tenant, session, seq)
             for event in page:
                 yield event
+            if trouble:
+                yield b"event: error\ndata: " + trouble.encode().replace(b"\n", b" ") + b"\n\n"
+                return
             if page:
                 quiet = 0.0
                 continue
@@ -58,8 +64,8 @@ async def tail(
             await asyncio.to_thread(store.close)
 
 
-def _page(store: SQLiteStore, tenant: str, session: str, start: int) -> tuple[int, list[bytes]]:
-    """Events of at most a page of records from `start` on that are not evidence, and where to go on."""
+def _page(store: SQLiteStore, tenant: str, session: str, start: int) -> tuple[int, list[bytes], str]:
+    """Events of at most a page of records from `start` on that are not evidence, where to go on, and what went wrong."""
     found: list[bytes] = []
     seq = start
     try:
@@ -70,5 +76,5 @@ def _page(store: SQLiteStore, tenant: str, session: str, start: int) -> tuple[in
                 if len(found) >= _PAGE:
                     break
     except StoreError as error:
-        found.append(b"event: error\ndata: " + str(error).encode().replace(b"\n", b" ") + b"\n\n")
-    return seq, found
+        return seq, found, str(error)
+    return seq, found, ""
