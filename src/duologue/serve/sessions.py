@@ -51,6 +51,11 @@ class Call:
         """Whether somebody is on the line, or may come back to it."""
         return self._called and not self.session.waiting
 
+    @property
+    def busy(self) -> bool:
+        """Whether it is live, an invocation of it is answered, or a tool of it runs."""
+        return self.live or self.turn.locked() or self.session.busy
+
 
 class Sessions:
     """All sessions of one server."""
@@ -73,9 +78,7 @@ class Sessions:
     @property
     def busy(self) -> bool:
         """Whether a call is open, an invocation is answered or a tool runs: what `/ping` calls HealthyBusy."""
-        return self._opening > 0 or any(
-            call.live or call.turn.locked() or call.session.busy for call in self._calls.values()
-        )
+        return self._opening > 0 or any(call.busy for call in self._calls.values())
 
     def find(self, id: str) -> Call | None:
         """An open session."""

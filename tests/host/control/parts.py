@@ -48,7 +48,7 @@ class FakeWorker:
         self.sessions: set[str] = set()
         self.ended = asyncio.Event()
         self.exit: Any = None
-        self.working = False
+        self.working: set[str] = set()
         self.in_use = 0
 
     def opened(self) -> None:
@@ -57,8 +57,8 @@ class FakeWorker:
     def closed(self) -> None:
         self.in_use -= 1
 
-    async def busy(self) -> bool:
-        return self.working
+    async def busy(self, session: str = "") -> bool:
+        return session in self.working
 
 
 class FakeFleet:

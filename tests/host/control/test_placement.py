@@ -194,13 +194,13 @@ async def test_a_long_task_keeps_its_session_and_the_next_socket_finds_it(tmp_pa
     async with plane(tmp_path) as made:
         made.deployed(**life(idle_s=60.0, lifetime_s=100_000.0))
         first = await made.placement.assign(request())
-        made.fleet.workers[0].working = True
+        made.fleet.workers[0].working.add(SESSION)
         await made.placement.closed(await opened(made, first))
         for _ in range(20):
             await ticked(made, 61.0)
         second = await made.placement.assign(request())
         assert (second.worker, second.epoch, second.new) == (first.worker, first.epoch, False)
-        made.fleet.workers[0].working = False
+        made.fleet.workers[0].working.clear()
         await ticked(made, 59.0)
         assert made.placement.count == 1  # idle counts from when it was last seen busy
         await ticked(made, 3.0)
@@ -244,6 +244,21 @@ async def test_sessions_of_tier_shared_join_a_process_up_to_its_limit(tmp_path: 
         await made.placement.stop(TENANT, "delivery", "a" * 33, ALICE)
         assert made.placement.count == 2
         assert not made.fleet.workers[0].ended.is_set()
+
+
+async def test_in_a_shared_process_a_session_is_idle_or_busy_by_itself(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        made.deployed(tier="shared", **life(idle_s=60.0, lifetime_s=1000.0))
+        busy, idle, used = [await made.placement.assign(request(letter * 33)) for letter in "abc"]
+        worker = made.fleet.workers[0]
+        worker.working.add(busy.session)
+        await opened(made, used)
+        for _ in range(2):
+            await ticked(made, 61.0)
+        await until(lambda: made.placement.count == 2)
+        assert made.fleet.stops == [("w0", idle.session, "idle")]
+        assert worker.sessions == {busy.session, used.session}
+        assert not worker.ended.is_set()
 
 
 async def test_live_sessions_stay_on_their_version(tmp_path: Path) -> None:

@@ -71,3 +71,24 @@ async def test_it_keeps_the_worker_and_is_told_to_the_next_link(tmp_path: Path) 
             await link.closed()
         busy.closed()
         assert (await ended(busy)).reason == "idle"
+
+
+async def test_in_a_shared_worker_it_keeps_its_own_session_and_no_other(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", app=AGENT)
+    async with fleet() as made:
+        worker = await begin(made, spec(source, "agent", "app.py:agent", tier="shared"), "busy")
+        await made.join(worker, session="idle", epoch=1)
+        async with gate(worker) as link:
+            await link.open("busy")
+            link.send(HELLO)
+            await link.until("welcome")
+            assert [await worker.busy(session) for session in ("busy", "idle")] == [True, False]
+            link.send('{"type":"input","e":1,"n":1,"input":{"type":"input.text","text":"write it"}}')
+            while (await link.until("event"))["event"]["type"] != "tool.started":
+                pass
+            link.send('{"type":"bye","code":"hangup"}')
+            await link.closed()
+        assert [await worker.busy(session) for session in ("busy", "idle", "")] == [True, False, True]
+        await made.stop(worker, session="idle")
+        assert worker.sessions == {"busy"}
+        assert await worker.busy("busy")

@@ -391,7 +391,7 @@ class LocalPlacement[W: WorkerLike]:
 
     async def _is_busy(self, live: Live[W]) -> bool:
         worker = live.worker
-        return worker is not None and not worker.ended.is_set() and await worker.busy()
+        return worker is not None and not worker.ended.is_set() and await worker.busy(live.session)
 
     async def _end(self, live: Live[W], reason: str) -> None:
         """End a session and wait until it has; several who ask for it wait for the same end."""

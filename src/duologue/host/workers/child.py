@@ -130,7 +130,8 @@ class _Child:
             case m.Stopping():
                 self._spawn(self._end_session(message))
             case m.Ask():
-                self._tell(m.State(n=message.n, busy=self._busy))
+                busy = self._works(message.session) if message.session else self._busy
+                self._tell(m.State(n=message.n, busy=busy))
             case _:
                 logger.debug("unexpected %s", type(message).__name__)
 
@@ -148,6 +149,13 @@ class _Child:
         if self._http.busy or (self._link is not None and self._link.busy):
             return True
         return self._code.server is not None and self._code.server.sessions.busy
+
+    def _works(self, session: str) -> bool:
+        """Whether one session is busy. Its requests are not seen here: who passes them on has counted them."""
+        if self._link is not None and self._link.serves(session):
+            return True
+        call = self._code.server.sessions.find(session) if self._code.server is not None else None
+        return call is not None and call.busy
 
     # --- the life of a worker
 

@@ -248,7 +248,7 @@ class Fleet:
         if len(worker.epochs) >= self.options.shared_sessions:
             raise HostError(429, "ThrottlingException", "This worker is full.", headers=(("retry-after", "1"),))
         self._admission.take()
-        worker.epochs[session] = epoch
+        worker.join(session, epoch)
         try:
             await worker.process.request(session, m.Join(session=session, epoch=epoch), self.options.lease_s)
         except BaseException as error:

@@ -161,6 +161,10 @@ class LinkListener:
         """Whether a stream is open."""
         return bool(self.tasks)
 
+    def serves(self, session: str) -> bool:
+        """Whether a stream of that session is open."""
+        return any(link.serves(session) for link in self._links)
+
     def start(self, listener: sockets.socket) -> None:
         """Serve."""
         self._acceptor = Acceptor(listener, lambda: _Connection(self, self._links))
@@ -295,6 +299,10 @@ class _Connection(asyncio.Protocol):
             await conversation.finish(1011, "internal error")
         finally:
             self._streams.pop(id, None)
+
+    def serves(self, session: str) -> bool:
+        """Whether a stream of that session is open."""
+        return any(stream.request.session == session for stream in self._streams.values())
 
     def accept(self, stream: int, subprotocol: str) -> None:
         """The application takes a stream."""

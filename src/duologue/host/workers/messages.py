@@ -106,9 +106,10 @@ class Stopping(_Message, frozen=True, kw_only=True, tag="stopping"):
 
 
 class Ask(_Message, frozen=True, kw_only=True, tag="ask"):
-    """Whether the process is busy right now; `State` with the same number answers."""
+    """Whether a session ("": any, or the process itself) is busy right now; `State` with the same number answers."""
 
     n: int
+    session: str = ""
 
 
 ToProcess = Boot | Fork | Rest | Assign | Join | Stopping | Ask

@@ -93,10 +93,10 @@ class Process:
             return False
         return True
 
-    async def ask(self) -> bool:
-        """Whether it is busy right now. Raises TimeoutError if it does not answer within a second."""
+    async def ask(self, session: str = "") -> bool:
+        """Whether a session of it ("": any) is busy right now. Raises TimeoutError without an answer within a second."""
         self._asked += 1
-        return await self._answer(self._asked, m.Ask(n=self._asked), 1.0)
+        return await self._answer(self._asked, m.Ask(n=self._asked, session=session), 1.0)
 
     async def request(self, session: str, message: m.Join | m.Stopping, timeout_s: float) -> None:
         """Send what is answered by Joined or Gone. Raises TimeoutError."""
@@ -136,7 +136,6 @@ class Process:
                 self.beat_at = self._loop.time()
                 self.busy = message.busy
             case m.State():
-                self.busy = message.busy
                 self._resolve(message.n, message.busy)
             case m.Hello():
                 if not self.pid:

@@ -48,7 +48,6 @@ class _Watch:
         now = asyncio.get_running_loop().time()
         life = worker.spec.lifecycle
         self._lead = min(options.lifetime_notice_s, life.lifetime_s / 10)
-        self._end = now + life.lifetime_s - self._lead
         self._lease = options.foreign_lease_s if worker.foreign else options.lease_s
         self._answered = self._ping_at = now
         self._missed = 0
@@ -60,20 +59,22 @@ class _Watch:
     async def verdict(self, now: float, punctual: bool) -> tuple[str, float]:
         """(why it must end now or "", notice in seconds)."""
         worker = self._worker
-        notice = min(self._options.notice_s, worker.spec.lifecycle.grace_s / 2)
+        life = worker.spec.lifecycle
+        notice = min(self._options.notice_s, life.grace_s / 2)
         if self._hangs(now, punctual):
             return "hung", 0.0
-        if now >= self._end:
+        # Where several share it each ends by its own lifetime, and the process with that of the last one who came.
+        if now >= worker.joined_at + life.lifetime_s - self._lead:
             return "lifetime", self._lead
         if worker.foreign:
             if now >= self._ping_at and (reason := await self._ping(now)):
                 return reason, notice
         elif worker.process.busy:
             worker.touch()
-        if now - worker.used_at >= worker.spec.lifecycle.idle_s:
+        if now - worker.used_at >= life.idle_s:
             if await worker.busy():
                 worker.touch()
-            else:
+            elif now - worker.used_at >= life.idle_s:  # still: nobody came while it was asked
                 return "idle", notice
         return "", 0.0
 

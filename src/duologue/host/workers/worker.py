@@ -71,6 +71,8 @@ class Worker:
         self.retired = False
         self._open = 0
         self._used_at = asyncio.get_running_loop().time()
+        #: loop time when the last of its sessions came
+        self.joined_at = self._used_at
 
     @property
     def pid(self) -> int:
@@ -97,6 +99,12 @@ class Worker:
         """Loop time of the last use that is known."""
         return asyncio.get_running_loop().time() if self._open else self._used_at
 
+    def join(self, session: str, epoch: int) -> None:
+        """Another session comes: neither the idleness nor the age of the others is its own."""
+        self.epochs[session] = epoch
+        self.touch()
+        self.joined_at = self._used_at
+
     def opened(self) -> None:
         """A socket or request of one of its sessions begins: it is not idle. Its own pings are no use."""
         self._open += 1
@@ -114,12 +122,14 @@ class Worker:
         """What a foreign app's `/ping` answers; None in case of none."""
         return await ping(self.http, timeout_s)
 
-    async def busy(self) -> bool:
+    async def busy(self, session: str = "") -> bool:
         """Whether it may not be reaped as idle: told by a Duologue worker, asked of a foreign app's `/ping`.
 
+        `session`: of a worker that several share, whether that one is, for which what its caller has open does not count.
         One that does not answer counts as busy; whether it hangs is decided by its signs of life.
         """
-        if self._open:
+        one = session if self.spec.tier == "shared" else ""
+        if self._open and not one:
             return True
         if self.ended.is_set():
             return False
@@ -127,7 +137,7 @@ class Worker:
             answer = await self.pong(2.0)
             return answer is None or answer.busy
         try:
-            return await self.process.ask()
+            return await self.process.ask(one)
         except (TimeoutError, asyncio.CancelledError):
             return not self.ended.is_set()
 
