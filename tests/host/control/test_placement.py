@@ -241,9 +241,52 @@ async def test_sessions_of_tier_shared_join_a_process_up_to_its_limit(tmp_path: 
         made.deployed(tier="shared")
         workers = [(await made.placement.assign(request(letter * 33))).worker for letter in "abc"]
         assert workers == ["w0", "w0", "w1"]
+        assert [worker.sessions for worker in made.fleet.workers] == [{"a" * 33, "b" * 33}, {"c" * 33}]
         await made.placement.stop(TENANT, "delivery", "a" * 33, ALICE)
         assert made.placement.count == 2
         assert not made.fleet.workers[0].ended.is_set()
+        assert (await made.placement.assign(request("d" * 33))).worker == "w0"  # there is room again
+
+
+async def test_sessions_that_come_together_share_processes_as_those_that_come_one_by_one(tmp_path: Path) -> None:
+    async with plane(tmp_path, options=PlacementOptions(shared_sessions=2)) as made:
+        made.deployed(tier="shared")
+        made.fleet.gate.clear()
+        coming = [asyncio.create_task(made.placement.assign(request(letter * 33))) for letter in "abcde"]
+        await until(lambda: bool(made.fleet.starts))
+        made.fleet.gate.set()
+        await asyncio.gather(*coming)
+        assert [len(worker.sessions) for worker in made.fleet.workers] == [2, 2, 1]
+
+
+async def test_a_shared_process_that_is_emptied_ends_and_the_others_stay(tmp_path: Path) -> None:
+    async with plane(tmp_path, options=PlacementOptions(shared_sessions=2)) as made:
+        made.deployed(tier="shared", **life(idle_s=60.0, lifetime_s=1000.0))
+        first, _, third = [await made.placement.assign(request(letter * 33)) for letter in "abc"]
+        await opened(made, first)
+        made.fleet.workers[0].working.add("b" * 33)
+        await ticked(made, 61.0)
+        await until(lambda: made.placement.count == 2)
+        assert made.fleet.stops == [("w1", third.session, "idle")]
+        assert [worker.ended.is_set() for worker in made.fleet.workers] == [False, True]
+        assert (await made.placement.assign(request("d" * 33))).worker == "w2"
+
+
+async def test_a_process_that_takes_no_more_is_asked_once_and_another_is_started(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        made.deployed(tier="shared")
+        asked: list[str] = []
+
+        async def join(worker: Any, *, session: str, epoch: int) -> None:
+            asked.append(session[0])
+            if len(asked) > 2:
+                raise HostError(429, "ThrottlingException", "This worker is full.")
+            worker.sessions.add(session)
+
+        made.fleet.join = join  # type: ignore[method-assign]
+        workers = [(await made.placement.assign(request(letter * 33))).worker for letter in "abcd"]
+        assert workers == ["w0", "w0", "w0", "w1"]
+        assert asked == ["b", "c", "d"]
 
 
 async def test_in_a_shared_process_a_session_is_idle_or_busy_by_itself(tmp_path: Path) -> None:

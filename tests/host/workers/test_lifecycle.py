@@ -168,3 +168,19 @@ async def test_all_workers_end_with_the_fleet(tmp_path: Path) -> None:
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker.pid, 0)
+
+
+async def test_a_full_shared_worker_refuses_and_ends_with_its_last_sessions_together(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", app=AGENT)
+    async with fleet(shared_sessions=2) as made:
+        of = spec(source, "agent", "app.py:agent", tier="shared")
+        first = await begin(made, of, "one")
+        await made.join(first, session="two", epoch=1)
+        with pytest.raises(HostError, match="full"):
+            await made.join(first, session="three", epoch=1)
+        second = await begin(made, of, "three")
+        assert (first.sessions, second.sessions) == ({"one", "two"}, {"three"})
+        await asyncio.gather(*(made.stop(first, session=session, reason="idle") for session in ("one", "two")))
+        assert (await ended(first)).reason == "idle"
+        assert set(made.workers) == {second.id}
+        assert made.capacity().sessions == 1

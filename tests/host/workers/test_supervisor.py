@@ -13,7 +13,7 @@ from duologue.host.types import Lifecycle
 from duologue.host.workers import FleetOptions, Worker
 from duologue.host.workers.supervisor import _Watch
 
-from .parts import spec
+from tests.host.workers.parts import spec
 
 pytestmark = pytest.mark.anyio
 

@@ -22,6 +22,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -65,6 +66,8 @@ class LocalPlacement[W: WorkerLike]:
         self._wall = wall
         self._live: dict[tuple[str, str, str], Live[W]] = {}
         self._handles: dict[str, Live[W]] = {}
+        #: held by who looks for a place in the shared processes of a version, by its id
+        self._sharing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opened = 0
         self._watched: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -334,22 +337,31 @@ class LocalPlacement[W: WorkerLike]:
         live.row_version = written
 
     async def _worker(self, live: Live[W]) -> W:
-        if live.spec.tier == "shared":
-            for other in self._live.values():
-                worker = other.worker
-                if (
-                    worker is not None
-                    and other.spec.id == live.spec.id
-                    and other.state == "live"
-                    and not worker.ended.is_set()
-                    and len(worker.sessions) < self.options.shared_sessions
-                ):
-                    try:
-                        await self._fleet.join(worker, session=live.session, epoch=live.epoch)
-                    except HostError as error:
-                        logger.debug("worker %s takes no more: %s", worker.id, error.message)
-                        continue
-                    return worker
+        if live.spec.tier != "shared":
+            return await self._process(live)
+        # One at a time: those who come together share the process that the first of them has to start.
+        async with self._sharing.setdefault(live.spec.id, asyncio.Lock()):
+            return await self._join(live) or await self._process(live)
+
+    async def _join(self, live: Live[W]) -> W | None:
+        """A process of the version that takes the session in; None if there is none."""
+        shared = {
+            other.worker.id: other.worker
+            for other in self._live.values()
+            if other.worker is not None and other.spec.id == live.spec.id and other.state == "live"
+        }
+        for worker in shared.values():
+            if worker.ended.is_set() or len(worker.sessions) >= self.options.shared_sessions:
+                continue
+            try:
+                await self._fleet.join(worker, session=live.session, epoch=live.epoch)
+            except HostError as error:
+                logger.debug("worker %s takes no more: %s", worker.id, error.message)
+            else:
+                return worker
+        return None
+
+    async def _process(self, live: Live[W]) -> W:
         values = await self._secrets(live.spec.tenant, live.spec.secrets) if live.spec.secrets else {}
         return await self._fleet.start(
             live.spec,

@@ -284,6 +284,8 @@ class Fleet:
             await worker.process.request(session, stopping, grace + notice)
         if worker.epochs.pop(session, None) is not None:
             self._admission.give_back()
+        if not worker.epochs:  # the others were ending at the same time
+            await self._end(worker, reason, notice, grace)
 
     async def _end(self, worker: Worker, reason: str, notice_s: float, grace_s: float | None = None) -> None:
         grace = worker.spec.lifecycle.grace_s if grace_s is None else grace_s
