@@ -204,6 +204,30 @@ async def test_sessions_share_a_process_only_if_they_are_told_to(tmp_path: Path)
             await made.join(alone, session="four", epoch=1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "greeting"),
+    [
+        ("openai", "/v1/realtime", "session.created"),
+        ("gemini", "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent", ""),
+    ],
+)
+async def test_a_shared_session_that_ends_closes_its_streams_of_providers_wires(
+    tmp_path: Path, kind: str, path: str, greeting: str
+) -> None:
+    source = deploy(tmp_path / "src", app=AGENT)
+    async with fleet() as made:
+        worker = await begin(made, spec(source, "agent", "app.py:agent", tier="shared"), "one")
+        await made.join(worker, session="two", epoch=1)
+        async with gate(worker) as first, gate(worker) as second:
+            assert isinstance(await first.open("one", kind=kind, path=path), Accepted)
+            assert isinstance(await second.open("two", kind=kind, path=path), Accepted)
+            if greeting:
+                assert (await second.text())["type"] == greeting
+            await made.stop(worker, session="two", grace_s=2.0)
+            assert (await second.closed()).code == 1001
+            assert [await worker.busy(session) for session in ("one", "two")] == [True, False]
+
+
 async def test_a_retired_version_keeps_its_sessions_and_takes_no_new_ones(tmp_path: Path) -> None:
     source = deploy(tmp_path / "src", main=ANYTHING)
     async with fleet(pool=2) as made:

@@ -12,7 +12,6 @@ import pytest
 from duologue.host.types import Lifecycle
 from duologue.host.workers import FleetOptions, Worker
 from duologue.host.workers.supervisor import _Watch
-
 from tests.host.workers.parts import spec
 
 pytestmark = pytest.mark.anyio

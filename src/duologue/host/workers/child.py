@@ -203,11 +203,15 @@ class _Child:
         self._sessions.pop(stopping.session, None)
         server = self._code.server
         call = server.sessions.find(stopping.session) if server is not None else None
-        if call is not None:
-            if call.channel is not None and stopping.notice_s:
+        if stopping.notice_s and self._works(stopping.session):
+            if call is not None and call.channel is not None:
                 call.channel.going_away(stopping.notice_s, stopping.reason)
-                await asyncio.sleep(stopping.notice_s)
+            await asyncio.sleep(stopping.notice_s)
+        if call is not None:
             await call.session.stop("shutdown", stopping.reason)
+        if self._link is not None:
+            # A provider's wire has its own ids: its sessions are known by their streams alone.
+            await self._link.end(stopping.session, _PATIENCE_S if call is not None else 0.0)
         self._tell(m.Gone(session=stopping.session))
 
     async def _end(self) -> None:

@@ -53,6 +53,8 @@ class StreamSocket:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._refreshed: asyncio.Future[Refreshed] | None = None
+        #: what serves it, once it is taken
+        self.service: asyncio.Task[None] | None = None
 
     async def receive(self) -> str | bytes:
         """See Socket."""
@@ -187,11 +189,20 @@ class LinkListener:
         for link in list(self._links):
             link.shut()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    async def end(self, session: str, patience_s: float) -> None:
+        """Close the streams of one session, with 1001 where their service goes on."""
+        if tasks := {task for link in self._links for task in link.services(session)}:
+            await asyncio.wait(tasks, timeout=patience_s)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1.0)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run the service of a stream."""
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
 
 class _Connection(asyncio.Protocol):
@@ -266,9 +277,9 @@ class _Connection(asyncio.Protocol):
         stream = self._streams[event.stream] = StreamSocket(self, event.stream, request)
         if request.kind == "ws":
             self._link.accept(event.stream)
-            self._listener.spawn(self._serve(event.stream, stream))
+            stream.service = self._listener.spawn(self._serve(event.stream, stream))
         else:
-            self._listener.spawn(self._serve_app(event.stream, stream))
+            stream.service = self._listener.spawn(self._serve_app(event.stream, stream))
 
     async def _serve(self, id: int, stream: StreamSocket) -> None:
         request = stream.request
@@ -303,6 +314,11 @@ class _Connection(asyncio.Protocol):
     def serves(self, session: str) -> bool:
         """Whether a stream of that session is open."""
         return any(stream.request.session == session for stream in self._streams.values())
+
+    def services(self, session: str) -> list[asyncio.Task[None]]:
+        """What serves the streams of that session."""
+        streams = (stream for stream in self._streams.values() if stream.request.session == session)
+        return [stream.service for stream in streams if stream.service is not None]
 
     def accept(self, stream: int, subprotocol: str) -> None:
         """The application takes a stream."""
