@@ -9,7 +9,7 @@ from collections import defaultdict
 from benchmarks.marks import marked, within
 from benchmarks.providers import OUTPUT_RATE, Stand
 from duologue.channels.base import Traits
-from duologue.events import ConnectionLost, ConnectionRotated, Event, ResponseFinished
+from duologue.events import ConnectionLost, ConnectionRotated, Event, ResponseFinished, ResponseText
 from duologue.testing.scripted import ScriptedCaller
 
 #: longest wait for an answer before the caller speaks again
@@ -75,6 +75,7 @@ class MarkedCaller(ScriptedCaller):
         self.mute = False
         self.numbers: defaultdict[str, list[int]] = defaultdict(list)  # of the answers that a response holds
         self.sounded: dict[str, list[tuple[float, float]]] = {}  # when each response did, seam by seam
+        self.worded: set[str] = set()  # responses of which words came
         self.speaking = False
         self._chance = random.Random(seed)
         self._turn_s, self._pause_s, self._barge_in = turn_s, pause_s, barge_in
@@ -98,8 +99,13 @@ class MarkedCaller(ScriptedCaller):
         )
 
     def heard(self) -> list[int]:
-        """Numbers of the answers of which something sounded."""
-        return [number for response in self.sounded for number in self.numbers[response]]
+        """Numbers of the answers of which something sounded and words came."""
+        return [number for response in self.sounded if response in self.worded for number in self.numbers[response]]
+
+    @property
+    def wordless(self) -> int:
+        """How many broke off in their first sound, before any word of them came."""
+        return len(self.sounded.keys() - self.worded)
 
     async def run(self) -> None:
         """See Channel."""
@@ -174,6 +180,8 @@ class MarkedCaller(ScriptedCaller):
         super().event(event, encoded)
         now = asyncio.get_running_loop().time()
         match event:
+            case ResponseText():
+                self.worded.add(event.response)
             case ResponseFinished() if self.turns and event.response == self.turns[-1].response and not self._next_at:
                 self._pause(now, self._chance.uniform(*self._pause_s))
             case ConnectionLost() if self._lost is None:

@@ -8,7 +8,8 @@ pause, in the middle of a word; in half of the calls they are reset at random be
 Every sample of a caller says where on the track it stands. What counts is what the providers really received: a sample is lost
 if no connection that answers its turn (and whose answer the caller heard) received it, doubled if one connection received it
 twice, or if two answered it. A turn whose words were known when its connection was lost is put to the next one by its words;
-its samples count as received where those words came from.
+its samples count as received where those words came from. An answer whose connection is lost as it begins to sound,
+before a word of it came, cannot be gone on with, and is begun again: it is counted apart, and is no second answer.
 
 Each wire has a process of its own, with its callers, doors and provider, and two run at a time: where all shared one, turns
 without a change were answered late too, by what the other wires did just then.
@@ -61,6 +62,7 @@ class Found:
     failed: list[str] = field(default_factory=list)
     counted: int = 0
     ignored: int = 0
+    wordless: int = 0
 
     @property
     def enough(self) -> bool:
@@ -100,6 +102,7 @@ async def hold_call(name: str, wire: Wire, port: int, stand: Stand, number: int,
         await door.close()
     await asyncio.sleep(0.2)
     turns = [turn for turn in caller.turns if turn.ended is not None and not _ignored(turn, caller, stand.of(name))]
+    found.wordless += caller.wordless
     found.ignored += sum(turn.ended is not None for turn in caller.turns) - len(turns)
     heard = [stand.answers[number] for number in caller.heard()]
     wrong = settle([(turn.start, turn.end) for turn in turns], heard, stand.of(name), found.account)
@@ -225,6 +228,7 @@ def measure(options: Options) -> Result:
         notes=[
             "Turns without a change are late, against their median, by what the last column says (ms, p99).",
             f"{sum(one.account.by_words for one in found.values())} turns were put to a next connection in words.",
+            f"{sum(one.wordless for one in found.values())} answers broke off before a word had come, and were begun again.",
             f"{sum(one.ignored for one in found.values())} turns that a connection received whole were taken for none by the "
             "provider behind it.",
             *failed[:10],
@@ -236,6 +240,7 @@ def measure(options: Options) -> Result:
             "unanswered": sum(one.account.unanswered for one in found.values()),
             "replayed_ms_p95": percentile([change.replayed_ms for change in changes], 95),
             "calls_failed": len(failed),
+            "begun_again": sum(one.wordless for one in found.values()),
         },
     )
 

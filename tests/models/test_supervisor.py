@@ -361,7 +361,8 @@ def test_windows_of_a_replay_do_not_reach_the_floor_again() -> None:
     _virtual(scenario)
 
 
-def test_an_answer_cut_off_while_audible_is_ended_and_gone_on_with() -> None:
+@pytest.mark.parametrize("words", [True, False])
+def test_an_answer_cut_off_while_audible_is_ended_and_gone_on_with_if_words_of_it_are_known(words: bool) -> None:
     async def scenario() -> None:
         model = Scripted()
         session = Session(model)
@@ -369,12 +370,14 @@ def test_an_answer_cut_off_while_audible_is_ended_and_gone_on_with() -> None:
         session.supervisor.commit("t1")
         old = model.links[0]
         old.report(Began(response="r1", turn="t1"))
+        if words:
+            old.report(Said(response="r1", text="You go "))
         old.report(Spoke(response="r1", pcm=bytes(4800)))
         old.report(Lost(error=ModelConnectionError("reset")))
         await asyncio.sleep(1)
         assert session.of(Ended) == [Ended(response="r1")]
         ((_, response, instructions),) = [entry for entry in model.links[1].log if entry[0] == "respond"]
-        assert "cut off" in instructions
+        assert ("Go on" if words else "again") in instructions
         model.links[1].report(Began(response=response, origin="turn"))
         model.links[1].report(Ended(response=response))
         await asyncio.sleep(STALL_S * 2)

@@ -61,6 +61,8 @@ _REMEMBERED = 64
 _GO_ON = (
     "You were cut off in the middle of your last answer. Go on from where it stopped, without greeting or repeating."
 )
+#: the same, where no word of that answer is known: it is not in the history, and would be looked for in the one before
+_ANEW = "Your answer to what the user said last was cut off as it began. Give it again, without greeting."
 
 
 class Overseer(Protocol):
@@ -121,6 +123,7 @@ class Supervisor(Connection):
         self._position = 0
         self._owed: Owed | None = None
         self._in_flight: dict[str, _Made] = {}  # responses that the link in use is making
+        self._wordless = False  # whether no word is known of the one that was cut off last
         self._reuse = ""  # a response that the link before had begun, for the one in use to make
         self._alias: dict[str, str] = {}  # by the link's id of such a response: the session's
         self._committed_to = 0  # position of the end of the last committed turn
@@ -257,7 +260,7 @@ class Supervisor(Connection):
                 self._owed = None
                 self.context.report(Ended(response=response))
             elif made.audible:
-                interrupted = True
+                interrupted, self._wordless = True, not made.text
                 self.context.report(Ended(response=response))
             elif owed is not None and not made.text and owed.is_answered_by(response, made.turn):
                 self._reuse = response  # nobody has noticed anything of it: the next link makes it
@@ -285,7 +288,7 @@ class Supervisor(Connection):
             return
         if interrupted:
             owed = self._owed = Owed("respond", response=self.context.next_response(), end=owed.end)
-            owed.instructions, owed.origin = _GO_ON, "turn"
+            owed.instructions, owed.origin = _ANEW if self._wordless else _GO_ON, "turn"
         self._watch()
         if owed.kind != "turn":
             self._ask(link, owed)
