@@ -496,3 +496,16 @@ def test_an_answer_that_is_interrupted_before_it_sounds_is_told_as_interrupted()
     ends = [kind for kind in peer.kinds if kind != "modelTurn"]
     assert ends[1:4] == ["outputTranscription", "interrupted", "turnComplete"]
     assert ends[4:] == ["outputTranscription", "generationComplete", "turnComplete"]
+
+
+def test_what_is_said_after_a_text_before_its_answer_sounds_is_transcribed_and_the_text_is_not() -> None:
+    async def script(peer: Peer, server: Server) -> None:
+        peer.realtime(text="and now")
+        peer.says(1, 1.0)
+        peer.says(0, 1.0)
+        await asyncio.sleep(4)
+
+    peer = held(script, setup={}, answer=lambda text, context: Reply(text=f"You said {text}.", delay_s=1.0))
+    texts = [message.get("serverContent", {}).get("inputTranscription", {}) for message in peer.got]
+    assert "".join(text.get("text", "") for text in texts).strip() == "hello there"
+    assert "hello there" in peer.said()

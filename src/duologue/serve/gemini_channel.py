@@ -111,7 +111,7 @@ class GeminiChannel(Channel):
         self._typed = ""  # text of the activity that is open
         self._told = ("", "")  # the turn whose words were sent last, and these
         self._writing = False
-        self._written: deque[str] = deque(maxlen=_REMEMBERED)  # turns that were typed: nothing in them is transcribed
+        self._written: dict[str, str] = {}  # turns that were typed, and what was: that is not transcribed
         self._replies: OrderedDict[str, _Reply] = OrderedDict()
         self._wire = ""  # the response that the turn on the wire belongs to
         self._calling: set[str] = set()  # responses that called functions
@@ -174,9 +174,10 @@ class GeminiChannel(Channel):
 
     def _words(self, turn: str, text: str, *, finished: bool = False) -> None:
         """Send what was recognised since the last time; what was sent cannot be taken back."""
-        before = self._told[1] if self._told[0] == turn else ""
-        if self._writing or turn in self._written or not text.startswith(before):
-            return
+        typed = self._written.get(turn, "")
+        before = self._told[1] if self._told[0] == turn else typed
+        if self._writing or (typed and text == typed) or not text.startswith(before):
+            return  # the user may go on by voice with what was typed
         self._protocol.heard(text[len(before) :], finished=finished)
         self._told = (turn, text)
 
@@ -392,7 +393,9 @@ class GeminiChannel(Channel):
             self.port.input(TextInput(text=text))
         finally:
             self._writing = False
-        self._written.append(self._live().conductor.floor.turn)
+        self._written[self._live().conductor.floor.turn] = text.strip()
+        if len(self._written) > _REMEMBERED:
+            del self._written[next(iter(self._written))]
         return True
 
     def _activity_ended(self) -> None:
