@@ -31,7 +31,8 @@ import msgspec
 
 from benchmarks.harness import Options, Result, main
 from duologue.audio import Resampler
-from duologue.channels.websocket import SocketClosedError, WebSocketChannel, new_token, run_link
+from duologue.channels.link import SocketClosedError, new_token, run_link
+from duologue.channels.websocket import WebSocketChannel
 from duologue.engine.limits import LimitOptions
 from duologue.models.base import Context
 from duologue.session.definition import Definition

@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 
 from duologue.channels.base import Port
-from duologue.channels.websocket import SocketClosedError, WebSocketChannel, run_link
+from duologue.channels.link import SocketClosedError, run_link
+from duologue.channels.websocket import WebSocketChannel
 from duologue.testing.clock import run_virtual
 from duologue.wire.duologue import ServerDelivery, ServerProtocol
 from duologue.wire.duologue.frames import encode_user_audio

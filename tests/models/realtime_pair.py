@@ -9,7 +9,7 @@ from typing import Any
 
 from duologue import Agent
 from duologue.channels.base import Traits
-from duologue.channels.websocket import SocketClosedError
+from duologue.channels.link import SocketClosedError
 from duologue.models import OpenAIRealtime
 from duologue.models.transport import TransportClosedError
 from duologue.serve.app import Server

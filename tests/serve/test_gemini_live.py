@@ -13,7 +13,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from duologue import Agent
-from duologue.channels.websocket import SocketClosedError
+from duologue.channels.link import SocketClosedError
 from duologue.engine.conversation import Conversation
 from duologue.models import Model
 from duologue.serve import ServeOptions, create_app

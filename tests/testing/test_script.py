@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from duologue import Agent, tool
-from duologue.channels.websocket import SocketClosedError
+from duologue.channels.link import SocketClosedError
 from duologue.errors import ConfigurationError
 from duologue.events import ConnectionLost, ConnectionRotated, ResponseFinished, SessionEnded
 from duologue.models import OpenAIRealtime

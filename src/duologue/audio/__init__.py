@@ -21,6 +21,7 @@ from duologue.audio.level import (
     to_stereo,
     voiced_spans,
 )
+from duologue.audio.reel import Reel
 from duologue.audio.resample import Resampler, resample
 from duologue.audio.ring import Ring
 from duologue.audio.wav import Wav, WavWriter, parse_wav, read_wav, write_wav
@@ -34,6 +35,7 @@ __all__ = [
     "Encoding",
     "Format",
     "Framer",
+    "Reel",
     "Resampler",
     "Ring",
     "Span",

@@ -10,7 +10,7 @@ from ..errors import DuologueError, ProtocolError
 from ..events import AudioInput, Event
 from ..wire.strands import FromStrands, StrandsServer
 from .base import Channel, Traits
-from .websocket import Socket, SocketClosedError
+from .link import Socket, SocketClosedError
 
 logger = logging.getLogger("duologue.channels")
 

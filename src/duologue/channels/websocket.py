@@ -1,18 +1,16 @@
 """Protocol v1 as a channel: a client that is reached over WebSockets, one after another, for one call.
 
-The channel outlives its sockets: :class:`WebSocketChannel` keeps what the client has and has not received, and
-:func:`run_link` drives one socket for it until that socket ends.
+The channel outlives its sockets: it keeps what the client has and has not received. `channels/link.py` drives one socket for
+it until that socket ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
 
-from ..errors import DuologueError, LimitExceededError, ProtocolError
+from ..errors import DuologueError, LimitExceededError
 from ..events import Event
 from ..wire.duologue import (
     AuthRefresh,
@@ -23,7 +21,6 @@ from ..wire.duologue import (
     Played,
     Refused,
     ServerDelivery,
-    ServerOptions,
     ServerProtocol,
     UserAudio,
 )
@@ -33,34 +30,6 @@ logger = logging.getLogger("duologue.channels")
 
 #: longest wait for a client to take the goodbye and what is owed before it
 _GOODBYE_S = 2.0
-#: longest wait for a socket to close
-_CLOSE_S = 1.0
-#: deadlines of a link are looked at no more and no less often than this: mostly one look finds an acknowledgement due, and none
-#: is later than ACK_AFTER_S and the shorter of the two, the 250 ms of the protocol
-_TICK_S, _LOOK_S = 0.05, 0.23
-#: frames that are written before other tasks have their turn
-_TURN = 16
-
-
-class SocketClosedError(Exception):
-    """The socket is closed. `code` is its WebSocket close code."""
-
-    def __init__(self, code: int = 1006) -> None:
-        super().__init__(f"closed with {code}")
-        self.code = code
-
-
-class Socket(Protocol):
-    """What a link needs of a WebSocket, whichever library carries it."""
-
-    async def receive(self) -> str | bytes:
-        """The next message. Raises SocketClosedError."""
-
-    async def send(self, message: str | bytes) -> None:
-        """Send a message; waits while the client does not read. Raises SocketClosedError."""
-
-    async def close(self, code: int, reason: str = "") -> None:
-        """Close it. Never raises."""
 
 
 class WebSocketChannel(Channel):
@@ -82,6 +51,7 @@ class WebSocketChannel(Channel):
         self.delivery = delivery
         self.name = name
         self._refresh = refresh
+        self._refreshing: tuple[ServerProtocol, asyncio.Task[None]] | None = None  # of that link
         self._over = False
         self._link_gone = asyncio.Event()
         self._link_gone.set()
@@ -157,7 +127,7 @@ class WebSocketChannel(Channel):
 
     # ------------------------------------------------------------------ from the client
 
-    async def handle(self, message: object) -> None:
+    def handle(self, message: object) -> None:
         """Take what a link received."""
         if isinstance(message, UserAudio):
             self.port.audio(message.pcm, message.position)
@@ -173,7 +143,7 @@ class WebSocketChannel(Channel):
             except DuologueError as error:
                 self._tell(error, f"{message.epoch}:{message.n}")
         elif isinstance(message, AuthRefresh):
-            await self._refresh_credential(message.token)
+            self._check(message.token)
         elif isinstance(message, GapMessage):
             logger.debug("%s could not send %d samples", self.name, message.samples)
         elif isinstance(message, Refused):
@@ -186,17 +156,32 @@ class WebSocketChannel(Channel):
         """From now on newer credentials go to `refresh`: the client's latest link may have come another way."""
         self._refresh = refresh
 
-    async def _refresh_credential(self, token: str) -> None:
+    def _check(self, token: str) -> None:
+        """Have a newer credential verified beside what comes meanwhile, one at a time."""
         link = self.delivery.link
         if link is None:
             return
         if self._refresh is None:
             link.auth_refreshed(None)
-            return
+        elif self._refreshing is not None:
+            link.error("auth", "A token is being verified already.", ref="auth.refresh")
+        else:
+            task = asyncio.get_running_loop().create_task(self._verify(link, self._refresh, token))
+            self._refreshing = link, task
+
+    async def _verify(
+        self, link: ServerProtocol, refresh: Callable[[str], Awaitable[float | None]], token: str
+    ) -> None:
         try:
-            link.auth_refreshed(await self._refresh(token))
+            link.auth_refreshed(await refresh(token))
         except DuologueError as error:
             link.error("auth", str(error), ref="auth.refresh")
+        except Exception:
+            logger.exception("a credential of %s cannot be verified", self.name)
+            link.error("auth", "The credential could not be verified.", ref="auth.refresh")
+        finally:
+            if self._refreshing is not None and self._refreshing[0] is link:
+                self._refreshing = None
 
     def _tell(self, error: DuologueError, ref: str) -> None:
         if self.delivery.link is not None:
@@ -209,6 +194,9 @@ class WebSocketChannel(Channel):
     def unlinked(self, link: ServerProtocol, now: float) -> None:
         """A link is gone. Unless it said goodbye, or another has taken over, the client is away."""
         mine = self.delivery.link is link
+        if self._refreshing is not None and self._refreshing[0] is link:
+            self._refreshing[1].cancel()
+            self._refreshing = None
         self.delivery.detach(link, now)
         if mine:
             self._link_gone.set()
@@ -223,195 +211,3 @@ class WebSocketChannel(Channel):
     def over(self) -> bool:
         """Whether the call is over for this client: it cannot be resumed."""
         return self._over
-
-
-class Opener(Protocol):
-    """Finds or makes the channel for a client that has said hello."""
-
-    async def open(self, link: ServerProtocol) -> WebSocketChannel:
-        """The channel for `link.hello`: new, with its session started, or the one to be resumed.
-
-        Raises ProtocolError, or another typed error, to refuse the client.
-        """
-
-
-def new_token() -> str:
-    """A resume token: an unguessable secret."""
-    return secrets.token_urlsafe(32)
-
-
-async def run_link(
-    socket: Socket,
-    first: str | bytes,
-    opener: Opener,
-    *,
-    options: ServerOptions | None = None,
-    notice: Callable[[WebSocketChannel], str],
-) -> None:
-    """Drive one WebSocket of protocol v1, from its first message to its end. Does not raise for what the client does."""
-    loop = asyncio.get_running_loop()
-    writable = _Writable(loop)
-    link = ServerProtocol(now=loop.time(), options=options, wake=writable.set)
-    channel: WebSocketChannel | None = None
-    try:
-        try:
-            _receive(link, first, loop.time())
-            channel = await opener.open(link)
-            replay = link.welcome(channel.delivery, token=new_token(), now=loop.time(), notice=notice(channel))
-        except ProtocolError as error:
-            if link.close_code is None:
-                link.refuse(error)
-        except DuologueError as error:
-            code = 4013 if error.retryable else 4000
-            link.refuse(ProtocolError(error.message, hint=error.hint, code=error.code, close_code=code))
-        else:
-            channel.linked()
-            assert link.hello is not None
-            if link.hello.resume is not None:
-                channel.port.back(gap_events=replay.gap_events, gap_ms=replay.gap_ms)
-                if channel.delivery.capabilities.acks:
-                    channel.port.played(channel.delivery.played)
-        writer, watch = loop.create_task(_write(socket, link, writable)), _Watch(link, writable, loop)
-        tasks = {writer}
-        if channel is not None and link.close_code is None:
-            tasks.add(loop.create_task(_read(socket, link, channel, writable)))
-        try:
-            # Not the reader: when the client has gone, or was refused, the writer still has the last words to write.
-            await asyncio.wait({writer, watch.over}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            watch.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await _close(socket, link)
-    finally:
-        if channel is not None:
-            channel.unlinked(link, loop.time())
-
-
-async def _close(socket: Socket, link: ServerProtocol) -> None:
-    """Close the socket; a client that is gone is not waited for."""
-    code = link.close_code
-    try:
-        async with asyncio.timeout(_CLOSE_S):
-            await socket.close(code if code is not None and code >= 1000 and code != 1006 else 1000)
-    except TimeoutError:
-        logger.debug("the socket does not close")
-
-
-def _receive(link: ServerProtocol, message: str | bytes, now: float) -> list[object]:
-    if isinstance(message, str):
-        return list(link.receive_text(message, now))
-    return list(link.receive_bytes(message, now))
-
-
-class _Writable:
-    """Tells the writer of a link that a frame may be ready: an `asyncio.Event` for one waiter, at a fraction of its cost."""
-
-    __slots__ = ("_loop", "_set", "_waiter")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._set = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def set(self) -> None:
-        """A frame may be ready."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            self._set = True
-        else:
-            self._waiter = None
-            waiter.set_result(None)
-
-    def clear(self) -> None:
-        """What was said so far is being looked into."""
-        self._set = False
-
-    def wait(self) -> asyncio.Future[None]:
-        """To be awaited by one task at a time: done as soon as :meth:`set` was called since :meth:`clear`."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        if self._set:
-            waiter.set_result(None)
-        else:
-            self._waiter = waiter
-        return waiter
-
-
-async def _read(socket: Socket, link: ServerProtocol, channel: WebSocketChannel, writable: _Writable) -> None:
-    time = asyncio.get_running_loop().time
-    receive, receive_bytes, receive_text = socket.receive, link.receive_bytes, link.receive_text
-    handle, audio = channel.handle, channel.port.audio
-    try:
-        while True:
-            try:
-                while True:
-                    message = await receive()
-                    if isinstance(message, bytes):
-                        for item in receive_bytes(message, time()):
-                            if type(item) is UserAudio:
-                                audio(item.pcm, item.position)
-                            else:
-                                await handle(item)
-                    else:
-                        for item in receive_text(message, time()):
-                            await handle(item)
-                        if link.close_code is not None:
-                            writable.set()
-            except ProtocolError as error:
-                if link.close_code is not None:
-                    return
-                link.error(error.code, str(error))
-    except SocketClosedError as closed:
-        link.lost(closed.code)
-    finally:
-        writable.set()
-
-
-async def _write(socket: Socket, link: ServerProtocol, writable: _Writable) -> None:
-    """Write what is ready, one frame at a time so that control overtakes, until the link must end."""
-    time = asyncio.get_running_loop().time
-    send, next_frame = socket.send, link.next_frame
-    try:
-        while True:
-            writable.clear()
-            written = 0
-            while (frame := next_frame(time())) is not None:
-                await send(frame)
-                written += 1
-                if not written % _TURN:
-                    # A replay of seconds must not keep other calls, or the news that the socket is gone, waiting.
-                    await asyncio.sleep(0)
-            if link.close_code is not None:
-                return
-            await writable.wait()
-    except SocketClosedError as closed:
-        link.lost(closed.code)
-
-
-class _Watch:
-    """Keeps the heartbeat, even while a write is stuck in a black hole. `over` is done some time after the link must end."""
-
-    def __init__(self, link: ServerProtocol, writable: _Writable, loop: asyncio.AbstractEventLoop) -> None:
-        self._link = link
-        self._writable = writable
-        self._loop = loop
-        self.over: asyncio.Future[None] = loop.create_future()
-        self._timer = loop.call_soon(self._look)
-
-    def _look(self) -> None:
-        link, now = self._link, self._loop.time()
-        try:
-            link.tick(now)
-        except ProtocolError as error:
-            logger.debug("link ends: %s", error.code)
-        if link.close_code is not None:
-            self._writable.set()
-            self._timer = self._loop.call_later(_GOODBYE_S, self.over.set_result, None)
-            return
-        self._timer = self._loop.call_at(now + min(max(link.next_deadline() - now, _TICK_S), _LOOK_S), self._look)
-
-    def close(self) -> None:
-        """No more looks."""
-        self._timer.cancel()
-        self.over.cancel()

@@ -29,8 +29,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..agent import Agent, AgentFactory
+from ..channels.link import Socket, SocketClosedError, run_link
 from ..channels.strands import StrandsChannel
-from ..channels.websocket import Socket, SocketClosedError, WebSocketChannel, run_link
+from ..channels.websocket import WebSocketChannel
 from ..errors import ConfigurationError, DuologueError, OverloadedError, ProtocolError
 from ..events import ErrorEvent, Event, encode, json_schema
 from ..session.definition import CallInfo

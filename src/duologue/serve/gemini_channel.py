@@ -16,7 +16,7 @@ import msgspec
 
 from ..audio import Resampler
 from ..channels.base import Channel, Port, Traits
-from ..channels.websocket import Socket, SocketClosedError
+from ..channels.link import Socket, SocketClosedError
 from ..engine.conversation import Item
 from ..engine.floor import State
 from ..errors import DuologueError

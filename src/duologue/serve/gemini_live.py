@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from ..channels.websocket import Socket, SocketClosedError
+from ..channels.link import Socket, SocketClosedError
 from ..errors import DuologueError, ProtocolError
 from ..session.definition import CallInfo, Definition
 from ..wire.gemini_live import ServerProtocol, faults

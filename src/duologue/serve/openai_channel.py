@@ -19,7 +19,7 @@ from msgspec import UNSET
 
 from ..audio import Resampler, alaw_decode, ulaw_decode
 from ..channels.base import Channel, Traits
-from ..channels.websocket import Socket, SocketClosedError
+from ..channels.link import Socket, SocketClosedError
 from ..engine.conversation import Item as Entry
 from ..errors import DuologueError
 from ..events import (

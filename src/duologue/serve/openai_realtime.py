@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from ..channels.websocket import Socket, SocketClosedError
+from ..channels.link import Socket, SocketClosedError
 from ..errors import DuologueError, ProtocolError
 from ..session.definition import CallInfo, Definition
 from ..wire.openai_realtime import Request, ServerProtocol, SessionConfig, SessionPatch, faults

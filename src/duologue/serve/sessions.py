@@ -12,7 +12,8 @@ import msgspec
 
 from ..agent import Agent, AgentFactory, resolve
 from ..channels.base import Channel
-from ..channels.websocket import WebSocketChannel, new_token
+from ..channels.link import new_token
+from ..channels.websocket import WebSocketChannel
 from ..errors import ConfigurationError, OverloadedError
 from ..events import (
     ErrorEvent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..audio import Reel
 from ..engine.script import Script, Word
 from ..events import ResponseOrigin, ResponseStatus
 from ..models.base import SpokenWord
@@ -12,12 +13,11 @@ _KEEP_S = 6.0
 
 
 class Response:
-    """A response and its audio at the model's output rate, from sample `base` on (what is long heard is let go)."""
+    """A response and its audio at the model's output rate (what is long heard is let go)."""
 
     __slots__ = (
         "_audio",
         "acknowledged",
-        "base",
         "calls",
         "gated",
         "generated",
@@ -46,13 +46,12 @@ class Response:
         self.status: ResponseStatus | None = None
         self.reason = ""
         self.script = Script(rate)
-        self.base = 0
         self.calls: list[ToolCall] = []
         self.held_calls: list[ToolCall] = []
         self.text_events: list[tuple[str, int]] = []
         self.shown = ""
         self.acknowledged = False  # the addressee has said that they hear it
-        self._audio = bytearray()
+        self._audio = Reel()
 
     @property
     def samples(self) -> int:
@@ -66,25 +65,22 @@ class Response:
 
     def add(self, pcm: bytes, words: tuple[SpokenWord, ...]) -> None:
         """More audio."""
-        self._audio += pcm
+        self._audio.write(pcm)
         self.script.audio(len(pcm) // 2, tuple(Word(w.text, w.start, w.end) for w in words) if words else ())
+
+    @property
+    def base(self) -> int:
+        """The first sample that is still there."""
+        return self._audio.start
 
     def read(self, offset: int, samples: int) -> bytes:
         """Up to `samples` from sample `offset` on; b"" where none are made (or kept)."""
-        start = (offset - self.base) * 2
-        if start < 0:
-            return b""
-        return bytes(self._audio[start : start + samples * 2])
+        return self._audio.read(offset, samples)
 
     def release(self, heard: int) -> None:
         """Everything up to sample `heard` has been heard: let go of what cannot be needed again."""
-        keep = heard - int(_KEEP_S * self.rate)
-        # Moving the rest down costs time, so it is done a few seconds at a time.
-        if keep - self.base > 4 * self.rate:
-            del self._audio[: (keep - self.base) * 2]
-            self.base = keep
+        self._audio.discard_until(heard - int(_KEEP_S * self.rate))
 
     def drop_audio(self) -> None:
         """Nothing more of it will be played."""
-        self.base += len(self._audio) // 2
-        self._audio = bytearray()
+        self._audio.clear()

@@ -177,6 +177,14 @@ class Responses:
             event.clear()
             await event.wait()
 
+    def _make_room(self) -> None:
+        """Have go on what waits in `room`, once there is some: a task that looks for itself at every frame costs more."""
+        for id, event in self._room.items():
+            if not event.is_set():
+                response = self._open.get(id)
+                if response is None or self._ahead_s(response) <= self._queued_s:
+                    event.set()
+
     def _ahead_s(self, response: Response) -> float:
         listener = self.addressee
         if listener is None or response.generated:
@@ -215,8 +223,7 @@ class Responses:
             return
         current = listener.playing
         if self._room:
-            for event in self._room.values():
-                event.set()
+            self._make_room()
         if current is None:
             return
         heard = listener.heard(current, now)
@@ -236,8 +243,7 @@ class Responses:
     def after_frame(self, now: float) -> None:
         """Called now and then while playing: notices that the end is near, and that there is room to make more."""
         if self._room:
-            for event in self._room.values():
-                event.set()
+            self._make_room()
         listener = self.addressee
         if listener is None or self._ending_said:
             return

@@ -28,7 +28,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from ..channels.websocket import Socket, SocketClosedError
+from ..channels.link import Socket, SocketClosedError
 from ..errors import ConfigurationError
 from ..serve import RunningServer
 from ..serve.nova_channel import Peer, PeerGoneError

@@ -88,9 +88,9 @@ class WorkerLink(asyncio.Protocol):
 
     def send(self, stream: int, data: bytes, *, text: bool) -> bool:
         """Send a message; False if the taker should wait for `writable`. Raises LinkError as the link does."""
-        self.link.send(stream, data, text=text)
+        takes = self.link.send(stream, data, text=text)
         self._later()
-        if self.link.takes(stream):
+        if takes:
             return True
         self._stopped.add(stream)
         return False
@@ -127,13 +127,16 @@ class WorkerLink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         try:
-            events = self.link.receive(data, self._loop.time())
-            for event in events:
-                self._event(event)
+            for event in self.link.receive(data, self._loop.time()):
+                if isinstance(event, Message):
+                    if (taker := self._takers.get(event.stream)) is not None:
+                        taker.message(event.data, event.text, event.cost)
+                else:
+                    self._event(event)
         except LinkError as error:
             self._broken(error)
             return
-        self.flush()
+        self._later()
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol. Reading goes on: what comes in is bounded by credit."""
@@ -150,9 +153,6 @@ class WorkerLink(asyncio.Protocol):
 
     def _event(self, event: object) -> None:
         match event:
-            case Message(stream=stream, data=data, text=text, cost=cost):
-                if (taker := self._takers.get(stream)) is not None:
-                    taker.message(data, text, cost)
             case Accepted(stream=stream, subprotocol=subprotocol):
                 if (taker := self._takers.get(stream)) is not None:
                     taker.accepted(subprotocol)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from ...channels.websocket import SocketClosedError
+from ...channels.link import End, SocketClosedError
 from ...errors import CredentialsError
 from ...serve.app import Server, serve_socket
 from ...serve.openai_realtime import PRESET
@@ -42,7 +42,7 @@ class Refusal(Exception):
 
 
 class StreamSocket:
-    """A stream of a link as the channels' socket (duologue.channels.websocket.Socket)."""
+    """A stream of a link as the channels' socket: it calls where it is attached (duologue.channels.link.DirectSocket)."""
 
     def __init__(self, link: _Connection, stream: int, request: Open) -> None:
         self.request = request
@@ -53,6 +53,7 @@ class StreamSocket:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._refreshed: asyncio.Future[Refreshed] | None = None
+        self._end: End | None = None
         #: what serves it, once it is taken
         self.service: asyncio.Task[None] | None = None
 
@@ -87,12 +88,38 @@ class StreamSocket:
         except LinkError as error:
             raise SocketClosedError from error
 
+    def attach(self, end: End) -> None:
+        """See DirectSocket."""
+        self._end = end
+        while self._inbox:
+            self.take(self._inbox.popleft())
+        if self._code is not None:
+            end.gone(self._code)
+
+    def detach(self) -> None:
+        """See DirectSocket."""
+        self._end = None
+
+    def ready(self) -> None:
+        """See DirectSocket."""
+        if self._end is not None:
+            self._link.ready(self)
+
+    def post(self, message: str | bytes) -> bool:
+        """See DirectSocket."""
+        if self._code is not None:
+            raise SocketClosedError(self._code)
+        try:
+            if self._link.send(self.id, message):
+                return True
+        except LinkError as error:
+            raise SocketClosedError from error
+        self._link.wait(self)
+        return False
+
     async def close(self, code: int, reason: str = "") -> None:
         """See Socket."""
-        if self._code is None:
-            self._code = code
-            self._link.close(self.id, code, reason)
-            self._wake()
+        self._shut(code, reason)
 
     async def refresh(self, token: str) -> float | None:
         """Have the gateway verify a newer token of the client: seconds it lasts. Raises CredentialsError."""
@@ -114,8 +141,24 @@ class StreamSocket:
 
     def take(self, message: Message) -> None:
         """A message arrived."""
-        self._inbox.append(message)
-        self._arrived.set()
+        if (end := self._end) is None:
+            self._inbox.append(message)
+            self._arrived.set()
+            return
+        self._link.consumed(self.id, message.cost)
+        try:
+            end.take(message.value if message.text else message.data)
+        except LinkError:
+            self._shut(1007, "text that is not UTF-8")
+
+    def fill(self) -> None:
+        """The link is about to write."""
+        try:
+            if self._end is not None:
+                self._end.fill()
+        except Exception:
+            logger.exception("a stream of session %s fails", self.request.session)
+            self._shut(1011, "internal error")
 
     def lost(self, code: int) -> None:
         """It is closed."""
@@ -123,20 +166,29 @@ class StreamSocket:
             self._code = code
         if self._refreshed is not None and not self._refreshed.done():
             self._refreshed.set_exception(LinkError("The stream is closed.", code="link.state"))
-        self._wake()
+        self._wake(code)
 
     def room(self) -> None:
         """The link may take more."""
         self._room.set()
+        self.ready()
 
     def answered(self, answer: Refreshed) -> None:
         """A token was verified."""
         if self._refreshed is not None and not self._refreshed.done():
             self._refreshed.set_result(answer)
 
-    def _wake(self) -> None:
+    def _shut(self, code: int, reason: str) -> None:
+        if self._code is None:
+            self._code = code
+            self._link.close(self.id, code, reason)
+            self._wake(code)
+
+    def _wake(self, code: int) -> None:
         self._arrived.set()
         self._room.set()
+        if self._end is not None:
+            self._end.gone(code)
 
 
 class LinkListener:
@@ -215,6 +267,7 @@ class _Connection(asyncio.Protocol):
         self._link = LinkServer(peer=listener.worker, schema=SCHEMA, now=self._loop.time())
         self._streams: dict[int, StreamSocket] = {}
         self._full: set[StreamSocket] = set()  # those that wait until more may be sent
+        self._ready: dict[StreamSocket, None] = {}  # those that have something to send
         self._transport: asyncio.Transport | None = None
         self._writable = True
         self._flushing = False
@@ -263,7 +316,7 @@ class _Connection(asyncio.Protocol):
         except LinkError as error:
             self._fail(error)
             return
-        self._flush()
+        self._later()
 
     # --- streams
 
@@ -334,9 +387,14 @@ class _Connection(asyncio.Protocol):
 
     def send(self, stream: int, message: str | bytes) -> bool:
         """Send; whether more may follow at once. Raises LinkError."""
-        self._link.send(stream, message)
+        takes = self._link.send(stream, message)
         self._later()
-        return self._link.takes(stream)
+        return takes
+
+    def ready(self, stream: StreamSocket) -> None:
+        """Have `stream.fill` called before the link writes next."""
+        self._ready[stream] = None
+        self._later()
 
     def wait(self, stream: StreamSocket) -> None:
         """Have `stream.room` called when more may be sent."""
@@ -381,10 +439,18 @@ class _Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flushing = False
         transport = self._transport
         if transport is None or transport.is_closing():
+            self._flushing = False
             return
+        if self._ready and self._writable:
+            self._flushing = True  # what is sent now is written below
+            ready, self._ready = self._ready, {}
+            for stream in ready:
+                stream.fill()
+        self._flushing = False
+        if self._ready:
+            self._later()
         while self._writable and (data := self._link.data_to_send()):
             transport.write(data)
         for stream in [stream for stream in self._full if self._link.takes(stream.id)]:

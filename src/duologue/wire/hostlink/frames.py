@@ -46,36 +46,57 @@ def frame(type: int, stream: int, payload: bytes = b"") -> bytes:
     return _HEADER.pack(type, stream, len(payload)) + payload
 
 
+#: the header of a frame, to be followed by its payload: type, stream, length
+header = _HEADER.pack
+
+_MESSAGES = frozenset({Type.TEXT.value, Type.BINARY.value})
+
+
 class FrameReader:
-    """Cuts bytes into (type with its flag, stream, payload). Holds at most one frame and what came with it."""
+    """Cuts bytes into (type with its flag, stream, payload). Holds less than a frame."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = bytearray()
+        self._wanted = HEADER  # bytes at which there is something to be cut
 
     def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """The frames that are complete now. Raises ValueError for a header that no peer may send."""
-        buffer = self._buffer
-        buffer += data
-        at, size = 0, len(buffer)
+        rest = self._rest
+        if rest:
+            rest += data
+            if len(rest) < self._wanted:
+                return []
+            data = bytes(rest)
+            rest.clear()
+        at, size, wanted = 0, len(data), HEADER
         frames: list[tuple[int, int, bytes]] = []
-        try:
-            while size - at >= HEADER:
-                type, stream, length = _HEADER.unpack_from(buffer, at)
-                kind = type & ~MORE
-                if not 1 <= kind <= Type.REFRESHED:
-                    raise ValueError(f"frame of unknown type {type}")
-                message = kind in (Type.TEXT, Type.BINARY)
-                if type & MORE and not message:
-                    raise ValueError(f"frame of type {kind} cannot have more")
-                if length > (MAX_FRAME if message else MAX_CONTROL):
+        while size - at >= HEADER:
+            type, stream, length = _HEADER.unpack_from(data, at)
+            if type in _MESSAGES and stream:  # as most are
+                if length > MAX_FRAME:
                     raise ValueError(f"frame of {length} bytes")
-                if (stream == 0) != (kind in LINK_FRAMES):
-                    raise ValueError(f"frame of type {kind} on stream {stream}")
-                if size - at - HEADER < length:
-                    break
-                at += HEADER
-                frames.append((type, stream, bytes(buffer[at : at + length])))
-                at += length
-        finally:
-            del buffer[:at]
+            else:
+                _check(type, stream, length)
+            end = at + HEADER + length
+            if end > size:
+                wanted += length
+                break
+            frames.append((type, stream, data[at + HEADER : end]))
+            at = end
+        rest += data[at:]
+        self._wanted = wanted
         return frames
+
+
+def _check(type: int, stream: int, length: int) -> None:
+    """Whether a peer may send such a header. Raises ValueError."""
+    kind = type & ~MORE
+    if not 1 <= kind <= Type.REFRESHED:
+        raise ValueError(f"frame of unknown type {type}")
+    message = kind in _MESSAGES
+    if type & MORE and not message:
+        raise ValueError(f"frame of type {kind} cannot have more")
+    if length > (MAX_FRAME if message else MAX_CONTROL):
+        raise ValueError(f"frame of {length} bytes")
+    if (stream == 0) != (kind in LINK_FRAMES):
+        raise ValueError(f"frame of type {kind} on stream {stream}")

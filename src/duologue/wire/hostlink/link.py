@@ -26,6 +26,8 @@ from .outbox import Outbox
 _CLOSE = struct.Struct(">H")
 _CREDIT = struct.Struct(">I")
 _BEAT = struct.Struct(">QQ")
+_TEXT, _BINARY = Type.TEXT.value, Type.BINARY.value
+_MESSAGES = frozenset({_TEXT, _BINARY})
 
 
 class Stream:
@@ -104,6 +106,10 @@ class Link:
         events: list[Event] = []
         try:
             for type, stream, payload in self._reader.feed(data):
+                if type & ~MORE in _MESSAGES and self.hello is not None:
+                    self.received += 1
+                    self._piece(type, stream, payload, events)
+                    continue
                 self._frame(type, stream, payload, now, events)
                 if self._out.controlled > self.options.max_control:
                     raise LinkError("The peer does not read what it is answered.", code="link.unread")
@@ -145,8 +151,8 @@ class Link:
 
     # ------------------------------------------------------------------ streams
 
-    def send(self, stream: int, data: str | bytes, *, text: bool = False) -> None:
-        """Queue a message: text if it is a str, or bytes (of UTF-8) with `text`.
+    def send(self, stream: int, data: str | bytes, *, text: bool = False) -> bool:
+        """Queue a message: text if it is a str, or bytes (of UTF-8) with `text`. Returns whether more may follow (`takes`).
 
         Raises LinkError: "link.state" if the stream is not open, "link.flow" if too much waits on it (see `takes`).
         """
@@ -155,9 +161,10 @@ class Link:
             raise LinkError(f"Stream {stream} is not accepted yet.", code="link.state")
         if isinstance(data, str):
             data, text = data.encode(), True
-        if self._out.queued(stream) + len(data) + HEADER > self.options.max_queue:
-            raise LinkError(f"More than {self.options.max_queue} bytes wait on stream {stream}.", code="link.flow")
-        self._out.message(stream, Type.TEXT if text else Type.BINARY, data)
+        most = self.options.max_queue
+        if self._out.queued(stream) + len(data) + HEADER > most:
+            raise LinkError(f"More than {most} bytes wait on stream {stream}.", code="link.flow")
+        return self._out.message(stream, _TEXT if text else _BINARY, data) < most // 2
 
     def takes(self, stream: int) -> bool:
         """Whether a stream's sender should go on: less than half of `max_queue` waits. False if it is not open."""
@@ -220,9 +227,7 @@ class Link:
         if stream:
             self.received += 1
         kind = type & ~MORE
-        if kind in (Type.TEXT, Type.BINARY):
-            self._piece(type, stream, payload, events)
-        elif kind == Type.CREDIT:
+        if kind == Type.CREDIT:
             (amount,) = _fixed(_CREDIT, payload)
             if self._known(stream) is not None and self._out.credit(stream, amount) > MAX_WINDOW:
                 raise LinkError(f"The credit of stream {stream} is out of range.", code="link.flow")
@@ -272,7 +277,7 @@ class Link:
         events.append(Connected(hello))
 
     def _piece(self, type: int, stream: int, payload: bytes, events: list[Event]) -> None:
-        entry = self._known(stream)
+        entry = self._streams.get(stream) or self._known(stream)
         if entry is None:
             return
         if not entry.accepted:
@@ -284,7 +289,7 @@ class Link:
         if entry.closing:
             self.consumed(stream, cost)
             return
-        text = type & ~MORE == Type.TEXT
+        text = type & ~MORE == _TEXT
         if entry.pieces and text != entry.text:
             raise LinkError(f"A message on stream {stream} changed its type.", code="link.order")
         if type & MORE or entry.pieces:

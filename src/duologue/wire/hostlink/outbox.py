@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 
-from .frames import HEADER, MORE, Type, frame
+from .frames import HEADER, MORE, Type, frame, header
 
 _CLOSE = struct.Struct(">H")
 _CREDIT = struct.Struct(">I")
@@ -75,12 +75,15 @@ class Outbox:
         sending = self._streams.get(stream)
         return sending.queued if sending is not None else 0
 
-    def message(self, stream: int, type: Type, data: bytes) -> None:
-        """Queue a message on an open stream."""
+    def message(self, stream: int, type: int, data: bytes) -> int:
+        """Queue a message on an open stream. Returns the bytes that wait on it."""
         sending = self._streams[stream]
         sending.queue.append((type, data))
         sending.queued += len(data) + HEADER
-        self._rouse(stream, sending)
+        if not sending.ready and sending.may_send():
+            sending.ready = True
+            self._round.append(stream)
+        return sending.queued
 
     def credit(self, stream: int, amount: int) -> int:
         """The peer grants credit. Returns the stream's whole credit."""
@@ -139,34 +142,36 @@ class Outbox:
             sending.ready = False
             if not sending.may_send():
                 continue  # comes back with its next credit
-            piece = self._next(stream, sending)
+            self.sent += 1
+            if not sending.queue:
+                assert sending.close is not None
+                self.forget(stream)
+                self.closed.append(stream)
+                out.append(frame(Type.CLOSE, stream, sending.close))
+                continue
+            type, piece = self._piece(sending)
+            length = len(piece)
+            sending.credit -= length + HEADER
+            out.append(header(type, stream, length))
             out.append(piece)
-            size += len(piece)
-            if stream in self._streams:
+            size += length + HEADER
+            if sending.queue or sending.close is not None:
                 self._rouse(stream, sending)
         return b"".join(out)
 
-    def _next(self, stream: int, sending: Sending) -> bytes:
-        self.sent += 1
-        if not sending.queue:
-            assert sending.close is not None
-            self.forget(stream)
-            self.closed.append(stream)
-            return frame(Type.CLOSE, stream, sending.close)
+    def _piece(self, sending: Sending) -> tuple[int, bytes]:
+        """What of its first message may go in a frame, and the frame's type."""
         type, data = sending.queue[0]
-        left = len(data) - sending.at
-        if left <= sending.chunk:
-            piece = data[sending.at :] if sending.at else data
-            sending.queue.popleft()
-            sending.at = 0
-            sending.queued -= len(piece) + HEADER
-        else:
-            piece = data[sending.at : sending.at + sending.chunk]
-            sending.at += len(piece)
-            sending.queued -= len(piece)
-            type |= MORE
-        sending.credit -= len(piece) + HEADER
-        return frame(type, stream, piece)
+        at, chunk = sending.at, sending.chunk
+        if len(data) - at > chunk:
+            sending.at += chunk
+            sending.queued -= chunk
+            return type | MORE, data[at : at + chunk]
+        sending.queue.popleft()
+        sending.at = 0
+        piece = data[at:] if at else data
+        sending.queued -= len(piece) + HEADER
+        return type, piece
 
     def _rouse(self, stream: int, sending: Sending) -> None:
         if not sending.ready and sending.may_send():
