@@ -216,8 +216,16 @@ class Marked(Model):
         return Ear(context)
 
 
+def _frames(count: int) -> bytes:
+    return b"".join(struct.pack("<h", 1 + number % 30_000) * _FRAME for number in range(count))
+
+
+#: the answer, of which each call gets its part: making sound is no part of what is measured
+_ANSWER = _frames(round(max(LONG_S, SHORT_S, 60.0) * 50))
+
+
 def _samples(first: int, last: int) -> bytes:
-    return b"".join(struct.pack("<h", 1 + number % 30_000) * _FRAME for number in range(first, last))
+    return _ANSWER[2 * _FRAME * first : 2 * _FRAME * last]
 
 
 if VAD:

@@ -21,6 +21,7 @@ from ...agent import Agent
 from ...serve.sessions import Sessions
 from ...store import Committer, GroupCommitter, MemoryStore, SQLiteStore, Store, Writer
 from ...wire.hostlink import Open
+from . import kernel
 from . import messages as m
 from .inference_client import InferenceClient
 from .isolation import new_loop
@@ -31,6 +32,8 @@ logger = logging.getLogger("duologue.host.workers")
 
 #: what open requests get after the notice, when a worker stops, seconds
 _PATIENCE_S = 2.0
+#: freed memory that a process of many sessions keeps for what they need next, bytes
+_KEPT = 16 << 20
 
 
 def run(control: socket.socket, boot: m.Boot, code: Code) -> int:
@@ -160,6 +163,8 @@ class _Child:
     # --- the life of a worker
 
     async def _begin(self, assign: m.Assign, fds: list[int]) -> None:
+        if self._boot.spec.tier == "shared":
+            kernel.keep_freed(_KEPT)
         inherited = iter(fds)
         http = socket.socket(fileno=next(inherited))
         link = socket.socket(fileno=next(inherited)) if assign.link else None

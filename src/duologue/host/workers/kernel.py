@@ -23,6 +23,7 @@ _NEWNS = 0x00020000
 _NEWNET = 0x40000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 #: directories that all users of a machine can write: a worker gets its own, this large at most
@@ -114,6 +115,17 @@ def drop(uid: int) -> None:
 def conceal() -> None:
     """Keep other processes of the same user out of this one's memory and `/proc` entries."""
     _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def keep_freed(most: int) -> None:
+    """Have the C library keep up to `most` bytes of freed memory for itself, see mallopt(3), where it can be told to.
+
+    Clauses of speech of 100 KB come and go in many calls at once: handed back each time, their pages are cleared each time,
+    which is a twentieth of a process's time.
+    """
+    if (mallopt := getattr(_libc, "mallopt", None)) is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_M_TRIM_THRESHOLD, most)
 
 
 def restrict(*, memory: int, processes: int) -> None:
