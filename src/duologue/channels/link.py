@@ -195,7 +195,8 @@ class _Direct:
         self._socket = socket
         self._loop = loop
         self._link: ServerProtocol | None = None
-        self._reader: _Reader | None = None
+        #: see End; what a client says that was refused is not heard
+        self.take: Callable[[str | bytes], None] = _deaf
         #: done once nothing more is to be written
         self.written: asyncio.Future[None] = loop.create_future()
         self.wake = socket.ready
@@ -203,7 +204,8 @@ class _Direct:
     def start(self, link: ServerProtocol, channel: WebSocketChannel | None) -> None:
         """Read for `channel`, if there is one, and write."""
         self._link = link
-        self._reader = _Reader(link, channel, self._loop) if channel is not None else None
+        if channel is not None:
+            self.take = _Reader(link, channel, self._loop).take
         self._socket.attach(self)
         self._socket.ready()
 
@@ -211,11 +213,6 @@ class _Direct:
         """Neither read nor write any more."""
         self._socket.detach()
         self.written.cancel()
-
-    def take(self, message: str | bytes) -> None:
-        """See End. What a client says that was refused is not heard."""
-        if self._reader is not None:
-            self._reader.take(message)
 
     def gone(self, code: int) -> None:
         """See End."""
@@ -245,6 +242,10 @@ class _Direct:
     def _over(self) -> None:
         if not self.written.done():
             self.written.set_result(None)
+
+
+def _deaf(message: str | bytes) -> None:
+    """Takes a message of a client that was refused."""
 
 
 class _Tasks:

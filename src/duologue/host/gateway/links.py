@@ -20,6 +20,7 @@ from ...wire.hostlink import (
     RefreshAsked,
     Rejected,
 )
+from ..gather import Gather
 from ..types import SCHEMA, HostError
 from .counters import Counters
 from .limits import GatewayLimits
@@ -66,7 +67,7 @@ class WorkerLink(asyncio.Protocol):
         self._stopped: set[int] = set()  # streams whose taker waits until it may send
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
-        self._flushing = False
+        self._gather = Gather(self._loop, self.flush)
         self._counters = counters
         #: what is counted when it ends; "" if that is no failure
         self._why = "link.lost"
@@ -97,8 +98,8 @@ class WorkerLink(asyncio.Protocol):
 
     def consumed(self, stream: int, cost: int) -> None:
         """A message was dealt with."""
-        self.link.consumed(stream, cost)
-        self._later()
+        if self.link.consumed(stream, cost):
+            self._later()
 
     def close(self, stream: int, code: int, reason: str) -> None:
         """The client closed: after what was sent."""
@@ -175,14 +176,11 @@ class WorkerLink(asyncio.Protocol):
                 logger.debug("worker at %s goes away: %s %s", self.path, notice.reason, notice.code)
 
     def _later(self) -> None:
-        """Flush once after all that happens now: the messages of one turn share a write."""
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self.flush)
+        """Flush once after all that happens now."""
+        self._gather.soon(len(self._takers))
 
     def flush(self) -> None:
         """Write what the transport takes."""
-        self._flushing = False
         transport = self._transport
         if transport is None or self.over:
             return

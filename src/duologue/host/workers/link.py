@@ -27,6 +27,7 @@ from ...wire.hostlink import (
     RefreshAnswered,
     Refreshed,
 )
+from ..gather import Gather
 from ..types import SCHEMA
 from .accept import Acceptor
 
@@ -270,7 +271,7 @@ class _Connection(asyncio.Protocol):
         self._ready: dict[StreamSocket, None] = {}  # those that have something to send
         self._transport: asyncio.Transport | None = None
         self._writable = True
-        self._flushing = False
+        self._gather = Gather(self._loop, self._flush)
         self._timer: asyncio.TimerHandle | None = None
 
     # --- transport
@@ -406,8 +407,8 @@ class _Connection(asyncio.Protocol):
 
     def consumed(self, stream: int, cost: int) -> None:
         """A message was dealt with."""
-        self._link.consumed(stream, cost)
-        self._later()
+        if self._link.consumed(stream, cost):
+            self._later()
 
     def close(self, stream: int, code: int, reason: str) -> None:
         """Close a stream."""
@@ -433,24 +434,17 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _later(self) -> None:
-        """Flush once after all that happens now: the messages of one turn of the loop share a write."""
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        """Flush once after all that happens now."""
+        self._gather.soon(len(self._streams))
 
     def _flush(self) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
-            self._flushing = False
             return
         if self._ready and self._writable:
-            self._flushing = True  # what is sent now is written below
             ready, self._ready = self._ready, {}
             for stream in ready:
                 stream.fill()
-        self._flushing = False
-        if self._ready:
-            self._later()
         while self._writable and (data := self._link.data_to_send()):
             transport.write(data)
         for stream in [stream for stream in self._full if self._link.takes(stream.id)]:

@@ -180,21 +180,25 @@ class Link:
         """Bytes of messages that wait on a stream."""
         return self._out.queued(stream)
 
-    def consumed(self, stream: int, cost: int) -> None:
+    def consumed(self, stream: int, cost: int) -> bool:
         """A message was dealt with: the peer may send as much again. Nothing happens for a stream that is over.
+
+        Returns whether the peer is to be told so now: it is when half of the window is free.
 
         Raises LinkError ("link.state") if more is given back than came.
         """
         entry = self._streams.get(stream)
         if entry is None:
-            return
+            return False
         if entry.credit + entry.spent + cost > self.options.window:
             raise LinkError(f"More than what came on stream {stream} was consumed.", code="link.state")
         entry.spent += cost
-        if entry.spent >= self.options.window // 2:
-            self._out.grant(stream, entry.spent)
-            entry.credit += entry.spent
-            entry.spent = 0
+        if entry.spent < self.options.window // 2:
+            return False
+        self._out.grant(stream, entry.spent)
+        entry.credit += entry.spent
+        entry.spent = 0
+        return True
 
     def close(self, stream: int, code: int = 1000, reason: str = "") -> None:
         """End a stream after the messages that wait; what the peer still sends is dropped. Nothing happens if it is over."""
