@@ -38,6 +38,7 @@ def host(
     sessions: int = 400,
     per_principal: int = 0,
     per_agent: int = 0,
+    shared_sessions: int = 100,
     pool: int = 2,
     dial_to: _Names = (),
     drain_s: float = 30.0,
@@ -88,6 +89,8 @@ def host(
         Of one principal; 0: no limit.
     per_agent
         Of one agent; 0: no limit.
+    shared_sessions
+        In one process of an agent that is deployed with --tier shared.
     pool
         Processes kept ready for each version.
     dial_to
@@ -117,6 +120,7 @@ def host(
         sessions=sessions,
         per_principal=per_principal,
         per_agent=per_agent,
+        shared_sessions=shared_sessions,
         pool=pool,
         dial_to=dial_to,
         drain_s=drain_s,

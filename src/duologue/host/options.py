@@ -12,6 +12,7 @@ from ..errors import ConfigurationError
 from .control.arn import check_account
 from .control.builder import BuildOptions
 from .types import HostError
+from .workers.options import FleetOptions
 
 
 def default_data() -> Path:
@@ -42,6 +43,7 @@ class HostOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         strict: the managed service's limits and manners.
         require_signed_session: whether signatures must cover the session id.
         sessions: at the same time; `per_principal`, `per_agent` of them; 0: no limit but the first.
+        shared_sessions: of them in one process of tier "shared", at most.
         pool: children kept ready for each version.
         inference: "shared" among workers, or each its "own".
         dial_to: names that sessions may dial out to.
@@ -70,6 +72,7 @@ class HostOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sessions: int = 400
     per_principal: int = 0
     per_agent: int = 0
+    shared_sessions: int = FleetOptions().shared_sessions
     pool: int = 2
     inference: str = "shared"
     dial_to: tuple[str, ...] = ()

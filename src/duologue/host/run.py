@@ -243,6 +243,7 @@ def _fleet_options(options: HostOptions, data: Path) -> FleetOptions:
     return FleetOptions(
         pool=options.pool,
         sessions=options.sessions,
+        shared_sessions=options.shared_sessions,
         inference=cast(Literal["shared", "own"], options.inference),
         journals=str(data / "journals"),
     )

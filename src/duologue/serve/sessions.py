@@ -68,6 +68,8 @@ class Sessions:
         self._calls: dict[str, Call] = {}
         self._opening = 0
         self.draining = False
+        #: what is known of calls that are still to come, by session id; it goes before what a client says of itself
+        self.metadata: dict[str, Mapping[str, Any]] = {}
         #: told of each session that has ended
         self.ended: Callable[[Session], object] = lambda session: None
 
@@ -112,6 +114,8 @@ class Sessions:
             what = "is shutting down" if self.draining else f"has {self.count} sessions already"
             raise OverloadedError(f"This server {what}.", hint="Try again later, or elsewhere.")
         self._opening += 1
+        if known := self.metadata.get(info.session or info.headers.get(SESSION_HEADER, "")):
+            info = msgspec.structs.replace(info, metadata={**info.metadata, **known})
         try:
             agent = await self.resolve(info)
             session = Session(

@@ -70,6 +70,7 @@ class FakeFleet:
         self.stops: list[tuple[str, str | None, str]] = []
         self.retired: list[int] = []
         self.secrets: list[Mapping[str, str]] = []
+        self.metadata: list[Mapping[str, Any]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.stop_gate = asyncio.Event()
@@ -78,6 +79,7 @@ class FakeFleet:
         self.unfit: set[str] = set()
         self.fail = False
         self.http = ""
+        self.shared_sessions = 100
 
     async def prepare(self, spec: VersionSpec) -> Probe:
         if spec.entry in self.unfit:
@@ -88,9 +90,17 @@ class FakeFleet:
         self.retired.append(spec.version)
 
     async def start(
-        self, spec: VersionSpec, *, session: str, epoch: int, secrets: Mapping[str, str], journal: str
+        self,
+        spec: VersionSpec,
+        *,
+        session: str,
+        epoch: int,
+        secrets: Mapping[str, str],
+        journal: str,
+        metadata: Mapping[str, Any],
     ) -> FakeWorker:
         self.starts.append((session, epoch))
+        self.metadata.append(metadata)
         self.secrets.append(secrets)
         await self.gate.wait()
         if self.fail:
@@ -100,7 +110,8 @@ class FakeFleet:
         self.workers.append(worker)
         return worker
 
-    async def join(self, worker: FakeWorker, *, session: str, epoch: int) -> None:
+    async def join(self, worker: FakeWorker, *, session: str, epoch: int, metadata: Mapping[str, Any]) -> None:
+        self.metadata.append(metadata)
         worker.sessions.add(session)
 
     async def stop(

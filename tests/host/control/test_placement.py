@@ -237,7 +237,8 @@ async def test_a_dead_worker_takes_its_sessions_and_the_next_use_starts_anew(tmp
 
 
 async def test_sessions_of_tier_shared_join_a_process_up_to_its_limit(tmp_path: Path) -> None:
-    async with plane(tmp_path, options=PlacementOptions(shared_sessions=2)) as made:
+    async with plane(tmp_path) as made:
+        made.fleet.shared_sessions = 2
         made.deployed(tier="shared")
         workers = [(await made.placement.assign(request(letter * 33))).worker for letter in "abc"]
         assert workers == ["w0", "w0", "w1"]
@@ -249,7 +250,8 @@ async def test_sessions_of_tier_shared_join_a_process_up_to_its_limit(tmp_path: 
 
 
 async def test_sessions_that_come_together_share_processes_as_those_that_come_one_by_one(tmp_path: Path) -> None:
-    async with plane(tmp_path, options=PlacementOptions(shared_sessions=2)) as made:
+    async with plane(tmp_path) as made:
+        made.fleet.shared_sessions = 2
         made.deployed(tier="shared")
         made.fleet.gate.clear()
         coming = [asyncio.create_task(made.placement.assign(request(letter * 33))) for letter in "abcde"]
@@ -260,7 +262,8 @@ async def test_sessions_that_come_together_share_processes_as_those_that_come_on
 
 
 async def test_a_shared_process_that_is_emptied_ends_and_the_others_stay(tmp_path: Path) -> None:
-    async with plane(tmp_path, options=PlacementOptions(shared_sessions=2)) as made:
+    async with plane(tmp_path) as made:
+        made.fleet.shared_sessions = 2
         made.deployed(tier="shared", **life(idle_s=60.0, lifetime_s=1000.0))
         first, _, third = [await made.placement.assign(request(letter * 33)) for letter in "abc"]
         await opened(made, first)
@@ -272,12 +275,21 @@ async def test_a_shared_process_that_is_emptied_ends_and_the_others_stay(tmp_pat
         assert (await made.placement.assign(request("d" * 33))).worker == "w2"
 
 
+async def test_what_is_said_of_a_call_goes_to_its_worker(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        made.deployed(tier="shared")
+        for letter in "ab":
+            await made.placement.assign(request(letter * 33, metadata={"desk": letter}))
+        assert made.fleet.metadata == [{"desk": "a"}, {"desk": "b"}]
+        assert len(made.fleet.workers) == 1
+
+
 async def test_a_process_that_takes_no_more_is_asked_once_and_another_is_started(tmp_path: Path) -> None:
     async with plane(tmp_path) as made:
         made.deployed(tier="shared")
         asked: list[str] = []
 
-        async def join(worker: Any, *, session: str, epoch: int) -> None:
+        async def join(worker: Any, *, session: str, epoch: int, metadata: Any) -> None:
             asked.append(session[0])
             if len(asked) > 2:
                 raise HostError(429, "ThrottlingException", "This worker is full.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import websockets
 
 from duologue.host.types import HostError
+from duologue.host.workers import Worker
 from duologue.host.workers.messages import SOCKET_WORD
 from duologue.store import SQLiteStore
 from duologue.wire.hostlink import Accepted, Rejected
@@ -55,6 +57,36 @@ async def test_an_agent_is_served_over_the_link_and_journals_into_its_tenants_fi
             assert [entry.key for entry in store.journals(TENANT)] == ["call-1"]
         finally:
             store.close()
+
+
+WHO = """
+from duologue import Agent
+from duologue.testing.scripted import Reply, ScriptedModel
+
+def agent(call):
+    return Agent(model=ScriptedModel((), lambda text, context: Reply(text="Yes.")), greeting=f"Hello {call.metadata.get('who', 'stranger')}.")
+"""
+
+
+async def test_an_agent_is_told_what_was_said_of_the_call_when_it_was_started(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", app=WHO)
+
+    async def greeted(worker: Worker, session: str, **said: str) -> str:
+        async with gate(worker) as link:
+            assert isinstance(await link.open(session), Accepted)
+            link.send(json.dumps({"type": "hello", "versions": [1], "metadata": said}))
+            while (event := (await link.until("event"))["event"])["type"] != "response.finished":
+                pass
+            return str(event["text"])
+
+    async with fleet() as made:
+        of = spec(source, "agent", "app.py:agent", tier="shared")
+        worker = await made.start(of, session="one", epoch=1, secrets={}, journal="", metadata={"who": "Ada"})
+        await made.join(worker, session="two", epoch=1, metadata={"who": "Bob"})
+        await made.join(worker, session="three", epoch=1)
+        assert await greeted(worker, "one", who="Eve") == "Hello Ada."  # whoever started the call knows better
+        assert await greeted(worker, "two") == "Hello Bob."
+        assert await greeted(worker, "three", who="Eve") == "Hello Eve."
 
 
 async def test_a_stream_of_another_session_or_epoch_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Set
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -39,10 +39,19 @@ class CapacityLike(Protocol):
 class FleetLike[W: WorkerLike](Protocol):
     """What placement needs of the fleet; see `duologue.host.workers.Fleet`."""
 
+    @property
+    def shared_sessions(self) -> int: ...
     async def start(
-        self, spec: VersionSpec, *, session: str, epoch: int, secrets: Mapping[str, str], journal: str
+        self,
+        spec: VersionSpec,
+        *,
+        session: str,
+        epoch: int,
+        secrets: Mapping[str, str],
+        journal: str,
+        metadata: Mapping[str, Any],
     ) -> W: ...
-    async def join(self, worker: W, *, session: str, epoch: int) -> None: ...
+    async def join(self, worker: W, *, session: str, epoch: int, metadata: Mapping[str, Any]) -> None: ...
     async def stop(
         self, worker: W, *, session: str | None = None, reason: str = "stopped", grace_s: float | None = None
     ) -> None: ...
@@ -59,7 +68,6 @@ class PlacementOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Attributes:
         per_principal, per_runtime: sessions at the same time; 0: no limit but the fleet's.
         strict: as the managed service does it: a first use while another is starting the session gets 409 instead of joining.
-        shared_sessions: sessions that are put into one process of tier "shared".
         busy_every_s: how often a session without open sockets is asked whether it is busy.
         retry_after_s: told to those who are refused for want of capacity.
         keep_ended_s: how long the row of an ended session, and with it who owns the id, is kept.
@@ -68,13 +76,12 @@ class PlacementOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     per_principal: int = 0
     per_runtime: int = 0
     strict: bool = False
-    shared_sessions: int = 100
     busy_every_s: float = 2.0
     retry_after_s: int = 1
     keep_ended_s: float = 7 * 86_400.0
 
     def __post_init__(self) -> None:
-        if self.per_principal < 0 or self.per_runtime < 0 or self.shared_sessions < 1 or self.busy_every_s <= 0:
+        if self.per_principal < 0 or self.per_runtime < 0 or self.busy_every_s <= 0:
             raise ConfigurationError("PlacementOptions: limits are 0 or more, busy_every_s is above 0.")
 
 

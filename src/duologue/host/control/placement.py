@@ -351,10 +351,10 @@ class LocalPlacement[W: WorkerLike]:
             if other.worker is not None and other.spec.id == live.spec.id and other.state == "live"
         }
         for worker in shared.values():
-            if worker.ended.is_set() or len(worker.sessions) >= self.options.shared_sessions:
+            if worker.ended.is_set() or len(worker.sessions) >= self._fleet.shared_sessions:
                 continue
             try:
-                await self._fleet.join(worker, session=live.session, epoch=live.epoch)
+                await self._fleet.join(worker, session=live.session, epoch=live.epoch, metadata=live.request.metadata)
             except HostError as error:
                 logger.debug("worker %s takes no more: %s", worker.id, error.message)
             else:
@@ -369,6 +369,7 @@ class LocalPlacement[W: WorkerLike]:
             epoch=live.epoch,
             secrets=values,
             journal=self._journal(live.spec.tenant),
+            metadata=live.request.metadata,
         )
 
     def _watch(self, worker: W) -> None:

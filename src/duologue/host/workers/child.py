@@ -126,6 +126,8 @@ class _Child:
                 self._assigned.set()
             case m.Join():
                 self._sessions[message.session] = message.epoch
+                if message.metadata and self._code.server is not None:
+                    self._code.server.sessions.metadata[message.session] = message.metadata
                 self._tell(m.Joined(session=message.session))
             case m.Stopping(session=None):
                 self._stopping = message
@@ -178,6 +180,7 @@ class _Child:
             self._store = SQLiteStore(assign.journal) if assign.journal else MemoryStore()
             self._committer = _TenantCommitter(self._store, self._boot.spec.tenant)
             server.sessions = Sessions(server.agent, server.options, self._committer)
+            server.sessions.metadata[assign.session] = assign.metadata
         await self._http.start(http)
         if server is not None and link is not None:
             self._link = LinkListener(assign.worker, server, self._code.app, self._admit)
@@ -208,6 +211,8 @@ class _Child:
         self._sessions.pop(stopping.session, None)
         server = self._code.server
         call = server.sessions.find(stopping.session) if server is not None else None
+        if server is not None:
+            server.sessions.metadata.pop(stopping.session, None)
         if stopping.notice_s and self._works(stopping.session):
             if call is not None and call.channel is not None:
                 call.channel.going_away(stopping.notice_s, stopping.reason)

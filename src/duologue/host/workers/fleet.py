@@ -11,7 +11,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from ...errors import ConfigurationError, OverloadedError
 from ..types import HostError, VersionSpec
@@ -187,13 +187,13 @@ class Fleet:
     async def _try(self, version: Version) -> None:
         """Have a throw-away child serve a request. Raises HostError 424."""
         shared = self._inference is not None and version.spec.kind == "agent"
-        worker = await self._launch(version, session=_PROBE, epoch=0, secrets={}, journal="", inference=shared)
+        worker = await self._launch(
+            version, session=_PROBE, epoch=0, secrets={}, journal="", inference=shared, metadata={}
+        )
         try:
-            answer = await worker.pong(self.options.first_ping_s)
-            if answer is None or answer.status != 200:
-                said = "nothing" if answer is None else f"status {answer.status}"
+            if (wrong := await self._first_ping(worker)) is not None:
                 tail = f" Its output ends with: {worker.process.tail[-1000:]}" if worker.process.tail else ""
-                raise HostError(424, "RuntimeClientError", f"/ping answers {said}.{tail}")
+                raise HostError(424, "RuntimeClientError", wrong + tail)
         finally:
             worker.intent = "stopped"
             worker.process.kill()
@@ -210,13 +210,21 @@ class Fleet:
     # ------------------------------------------------------------------ sessions
 
     async def start(
-        self, spec: VersionSpec, *, session: str, epoch: int, secrets: Mapping[str, str], journal: str
+        self,
+        spec: VersionSpec,
+        *,
+        session: str,
+        epoch: int,
+        secrets: Mapping[str, str],
+        journal: str,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Worker:
         """A worker for a new session, ready to serve. Prepares the version if nobody did.
 
         Args:
             secrets: by name; delivered to the process, in memory.
             journal: SQLite file in `journals(tenant)`; "": the session's journal is kept in memory.
+            metadata: what a Duologue agent is told of the call, as `session.call.metadata`.
 
         Raises HostError 429 (no capacity; `Retry-After`), 424 (it did not start; the message says why).
         """
@@ -228,10 +236,18 @@ class Fleet:
                 raise HostError(424, "RuntimeClientError", f"{spec.id} is retired.")
             shared = self._inference is not None and spec.kind == "agent"
             worker = await self._launch(
-                version, session=session, epoch=epoch, secrets=secrets, journal=journal, inference=shared
+                version,
+                session=session,
+                epoch=epoch,
+                secrets=secrets,
+                journal=journal,
+                inference=shared,
+                metadata=metadata or {},
             )
-            if worker.foreign:
-                await self._first_ping(worker)
+            if worker.foreign and (wrong := await self._first_ping(worker)) is not None:
+                worker.intent = "failed"
+                worker.process.kill()
+                raise HostError(424, "RuntimeClientError", wrong)
         except BaseException:
             self._admission.give_back()
             raise
@@ -241,7 +257,9 @@ class Fleet:
         watch.add_done_callback(self._watches.discard)
         return worker
 
-    async def join(self, worker: Worker, *, session: str, epoch: int) -> None:
+    async def join(
+        self, worker: Worker, *, session: str, epoch: int, metadata: Mapping[str, Any] | None = None
+    ) -> None:
         """Another session in a worker of tier "shared". Raises HostError 429 (it is full), 424 (it has ended)."""
         if worker.spec.tier != "shared" or worker.intent or worker.ended.is_set():
             raise HostError(424, "RuntimeClientError", "This worker takes no other sessions.")
@@ -250,7 +268,9 @@ class Fleet:
         self._admission.take()
         worker.join(session, epoch)
         try:
-            await worker.process.request(session, m.Join(session=session, epoch=epoch), self.options.lease_s)
+            await worker.process.request(
+                session, m.Join(session=session, epoch=epoch, metadata=dict(metadata or {})), self.options.lease_s
+            )
         except BaseException as error:
             if worker.epochs.pop(session, None) is not None:
                 self._admission.give_back()
@@ -301,6 +321,11 @@ class Fleet:
                 worker.process.kill()
                 await worker.ended.wait()
 
+    @property
+    def shared_sessions(self) -> int:
+        """Most sessions of one process of tier "shared"."""
+        return self.options.shared_sessions
+
     def capacity(self) -> Capacity:
         """What is left; never waits."""
         return self._admission.state()
@@ -308,7 +333,15 @@ class Fleet:
     # ------------------------------------------------------------------ processes
 
     async def _launch(
-        self, version: Version, *, session: str, epoch: int, secrets: Mapping[str, str], journal: str, inference: bool
+        self,
+        version: Version,
+        *,
+        session: str,
+        epoch: int,
+        secrets: Mapping[str, str],
+        journal: str,
+        inference: bool,
+        metadata: Mapping[str, Any],
     ) -> Worker:
         process = await version.take()
         spec = version.spec
@@ -325,6 +358,7 @@ class Fleet:
             session=session,
             epoch=epoch,
             secrets=dict(secrets),
+            metadata=dict(metadata),
             journal=journal,
             link=agent,
             inference=inference,

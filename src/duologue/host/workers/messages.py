@@ -12,6 +12,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -81,6 +82,7 @@ class Assign(_Message, frozen=True, kw_only=True, tag="assign"):
     session: str
     epoch: int
     secrets: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
     journal: str = ""
     link: bool = False
     inference: bool = False
@@ -95,6 +97,10 @@ class Join(_Message, frozen=True, kw_only=True, tag="join"):
 
     session: str
     epoch: int
+    metadata: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Join(session={self.session!r}, epoch={self.epoch})"
 
 
 class Stopping(_Message, frozen=True, kw_only=True, tag="stopping"):
