@@ -18,6 +18,7 @@ import httpx
 import openai
 import pytest
 import websockets
+from bedrock_agentcore.runtime import AgentCoreRuntimeClient
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from websockets.typing import Subprotocol
@@ -25,6 +26,8 @@ from websockets.typing import Subprotocol
 from duologue.client import RuntimeClient, Transport, WebSocketTransport, additional_headers, connect, websocket
 from duologue.events import AnyEvent, SessionStarted, ToolFinished, ToolStarted
 
+#: the only host that the public SDK's helpers make addresses of
+VENDOR = "bedrock-agentcore.us-east-1.amazonaws.com"
 SESSION = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 AGENT = '''
 import asyncio
@@ -80,6 +83,12 @@ class Host:
         assert done.returncode == ok, done.stdout + done.stderr
         return done.stdout + (done.stderr if ok else "")
 
+    def control(self, path: str) -> str:
+        """What the control API answers over its socket."""
+        transport = httpx.HTTPTransport(uds=str(self.data / "control.sock"))
+        with httpx.Client(transport=transport, base_url="http://localhost") as client:
+            return client.get(path).raise_for_status().text
+
     def key(self, *arguments: str) -> str:
         return self.run("keys", "create", *arguments).strip()
 
@@ -113,7 +122,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory, source: Callable[[str], str]) -> Iterator[Host]:
     made = Host(tmp_path_factory.mktemp("h"), "--gateways", "2", "--control-host", "localhost", "--control-port", "0",
-                "--drain-s", "1")  # fmt: skip
+                "--drain-s", "1", "--name", VENDOR)  # fmt: skip
     try:
         made.run("deploy", source("one"), "--name", "agent1")
         yield made
@@ -170,7 +179,7 @@ def test_unmodified_boto3_invokes_stops_gets_and_lists(host: Host) -> None:
         config = Config(retries={"total_max_attempts": 1}, proxies={})
         return boto3.client(service, endpoint_url=url, region_name="us-east-1", verify=host.ca, config=config, **keys)
 
-    runtime = json.loads(_control(host, "/agents/agent1"))
+    runtime = json.loads(host.control("/agents/agent1"))
     keys = host.access("--role", "invoke", "--role", "observe")
     data = client("bedrock-agentcore", host.url, **keys)
     session = "boto3-session-" + "x" * 30
@@ -190,10 +199,47 @@ def test_unmodified_boto3_invokes_stops_gets_and_lists(host: Host) -> None:
     assert "agent1" in [row["agentRuntimeName"] for row in control.list_agent_runtimes()["agentRuntimes"]]
 
 
-def _control(host: Host, path: str) -> str:
-    transport = httpx.HTTPTransport(uds=str(host.data / "control.sock"))
-    with httpx.Client(transport=transport, base_url="http://localhost") as client:
-        return client.get(path).raise_for_status().text
+SOCKET_APP = """
+from bedrock_agentcore import BedrockAgentCoreApp
+
+app = BedrockAgentCoreApp()
+
+@app.websocket
+async def talk(websocket, context):
+    await websocket.accept()
+    await websocket.send_text(f"{context.session_id} {await websocket.receive_text()}")
+    await websocket.close()
+"""
+
+
+@pytest.mark.anyio
+async def test_the_unmodified_sdks_helpers_open_websockets(host: Host, tmp_path: Path) -> None:
+    """They make the vendor's addresses alone, and `websockets` is given what they make, as the SDK itself does it.
+
+    The host has a certificate of that name; what is not the vendor's is only where the name leads.
+    """
+    (tmp_path / "echo.py").write_text(SOCKET_APP)
+    await asyncio.to_thread(host.run, "deploy", str(tmp_path / "echo.py"), "--asgi", "echo.py:app")
+    arn = json.loads(host.control("/agents/echo"))["arn"]
+    keys = await asyncio.to_thread(host.access, "--role", "invoke")
+    token = await asyncio.to_thread(host.key, "--role", "invoke")
+    session = boto3.Session(keys["aws_access_key_id"], keys["aws_secret_access_key"], region_name="us-east-1")
+    client = AgentCoreRuntimeClient("us-east-1", session=session)
+    trust = ssl.create_default_context(cafile=host.ca)
+
+    async def heard(url: str, headers: dict[str, str] | None = None) -> str | bytes:
+        assert url.startswith(f"wss://{VENDOR}/")
+        port = int(host.url.rpartition(":")[2])
+        async with websockets.connect(
+            url, additional_headers=headers, ssl=trust, host="127.0.0.1", port=port, proxy=None
+        ) as socket:
+            await socket.send("hello")
+            return await socket.recv()
+
+    ids = [f"{way}-{'x' * 33}" for way in ("signed", "presigned", "bearer")]
+    assert await heard(*client.generate_ws_connection(arn, session_id=ids[0])) == f"{ids[0]} hello"
+    assert await heard(client.generate_presigned_url(arn, session_id=ids[1])) == f"{ids[1]} hello"
+    assert await heard(*client.generate_ws_connection_oauth(arn, token, session_id=ids[2])) == f"{ids[2]} hello"
 
 
 @pytest.mark.anyio
@@ -304,9 +350,7 @@ def test_secrets_reach_the_agent_and_nothing_else(host: Host, tmp_path: Path) ->
     host.run("keys", "secret", "crm", lines="hush\n")
     host.run("deploy", str(tmp_path / "reads.py"), "--name", "agent3", "--secret", "crm")
     assert json.loads(host.run("invoke", "agent3", '{"prompt": "x"}'))["response"] == "known"
-    assert "hush" not in _control(host, "/agents/agent3/versions") + _control(host, "/audit") + _control(
-        host, "/secrets"
-    )
+    assert "hush" not in host.control("/agents/agent3/versions") + host.control("/audit") + host.control("/secrets")
 
 
 def test_in_one_process_a_host_serves_and_ends_too(

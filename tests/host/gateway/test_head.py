@@ -110,6 +110,22 @@ def test_what_could_be_read_in_two_ways_is_refused(data: bytes, expected: int) -
     assert status(data) == expected
 
 
+def test_what_the_sdks_helpers_say_twice_is_said_once() -> None:
+    """`websockets.connect(url, additional_headers=headers)` with the helpers' headers, as the SDK itself does it."""
+    first = b"dGhlIHNhbXBsZSBub25jZQ=="
+    twice = FIREFOX.replace(b"\r\n\r\n", b"\r\nHost: localhost:1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")  # fmt: skip
+    assert twice != FIREFOX
+    head = read(twice)
+    assert upgrades(head)
+    for name, value in (
+        ("host", "localhost:1"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", first.decode()),
+    ):
+        assert [text for key, text in head.headers if key == name] == [value]
+
+
 def test_lengths_and_keeping() -> None:
     assert body_length(read(GOOD)) == 0
     assert body_length(read(GOOD.replace(b"X-Thing:  a b", b"Content-Length: 12"))) == 12

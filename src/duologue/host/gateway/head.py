@@ -26,6 +26,11 @@ _LISTS = frozenset(
     }
 )  # fmt: skip
 
+#: The public SDK's helpers give headers of the upgrade to clients that send them as well, beside their own: the same again
+#: means nothing else, and of two keys the first one is the client's own, by which it knows the answer.
+_AGAIN = frozenset({"host", "sec-websocket-version", "user-agent"})
+_FIRST = frozenset({"sec-websocket-key"})
+
 
 class HeadReader:
     """Collects one head. What comes after it is in `rest`."""
@@ -87,11 +92,13 @@ class HeadReader:
             value = value.strip(b" \t")
             if not _VALUE.match(value):
                 raise _bad("A header's value has control characters.")
-            key = name.decode("ascii").lower()
+            key, text = name.decode("ascii").lower(), value.decode("latin-1")
             if key in seen and key not in _LISTS:
+                if key in _FIRST or (key in _AGAIN and (key, text) in headers):
+                    continue
                 raise _bad(f"The header {key!r} is given twice.")
             seen.add(key)
-            headers.append((key, value.decode("latin-1")))
+            headers.append((key, text))
         made = RequestHead(
             method=method.decode(), target=target.decode(), headers=tuple(headers), peer=self._peer, tls=self._tls
         )
