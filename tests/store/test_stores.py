@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 import threading
@@ -257,6 +258,25 @@ class TestFile:
             SQLiteStore(tmp_path / "other.db")
         with pytest.raises(StoreError, match="Cannot open"):
             SQLiteStore(tmp_path)
+
+    def test_what_was_damaged_is_a_typed_error_that_names_it(self, tmp_path: Path) -> None:
+        store = SQLiteStore(tmp_path / "s.db")
+        epoch = store.claim("t", "call").epoch
+        for n in range(3):
+            store.append("t", "call", epoch, [b"%d" % n])
+        store.put("t", "row", {"a": 1})
+        with contextlib.closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
+            other.execute("UPDATE chunk SET records = x'93ff' WHERE seq = 1")
+            other.execute("UPDATE directory SET value = x'7bff' WHERE key = 'row'")
+        read = store.read("t", "call")
+        assert next(read).data == b"0"
+        with pytest.raises(StoreError, match="journal 'call' .* damaged from record 1 on"):
+            next(read)
+        with pytest.raises(StoreError, match="row 'row' .* damaged"):
+            store.get("t", "row")
+        with pytest.raises(StoreError, match="row 'row' .* damaged"):
+            store.rows("t")
+        store.close()
 
     def test_a_newer_schema_is_refused(self, tmp_path: Path) -> None:
         SQLiteStore(tmp_path / "s.db").close()

@@ -257,7 +257,10 @@ class SQLiteStore:
             with self._connection() as db:
                 page = db.execute(_READ, {"tenant": tenant, "key": key, "seq": seq, "page": _PAGE}).fetchall()
             for first, epoch, chunk in page:
-                records = _decode(chunk)
+                try:
+                    records = _decode(chunk)
+                except msgspec.DecodeError as error:
+                    raise self._damaged(f"The journal {key!r}", f"from record {first} on", error) from error
                 for data in records[max(seq - first, 0) :]:
                     yield Record(seq=seq, epoch=epoch, data=data)
                     seq += 1
@@ -312,7 +315,7 @@ class SQLiteStore:
             found = db.execute(
                 "SELECT version, value FROM directory WHERE tenant=? AND key=?", (tenant, key)
             ).fetchone()
-        return None if found is None else Row(key=key, version=found[0], value=msgspec.json.decode(found[1]))
+        return None if found is None else self._row(key, *found)
 
     def rows(self, tenant: str, prefix: str = "") -> list[Row]:
         with self._connection() as db:
@@ -320,7 +323,19 @@ class SQLiteStore:
                 "SELECT key, version, value FROM directory WHERE tenant=? AND key>=? AND key<? ORDER BY key",
                 (tenant, prefix, prefix + _LAST),
             ).fetchall()
-        return [Row(key=key, version=version, value=msgspec.json.decode(value)) for key, version, value in found]
+        return [self._row(*columns) for columns in found]
+
+    def _row(self, key: str, version: int, value: bytes) -> Row:
+        try:
+            return Row(key=key, version=version, value=msgspec.json.decode(value))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._damaged(f"The row {key!r}", f"of version {version}", error) from error
+
+    def _damaged(self, what: str, where: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{what} in {self.path} is damaged {where}: {error}.",
+            hint="Something else wrote to the file: take a copy of it from before.",
+        )
 
     def remove(self, tenant: str, key: str, expected_version: int | None = None) -> bool:
         with self._transaction() as db:
