@@ -73,3 +73,37 @@ async def test_a_page_instead_of_a_websocket_is_a_typed_error() -> None:
             async with connect(f"ws://127.0.0.1:{port}/ws"):
                 pass
     assert caught.value.code == "auth"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "raised", "said"),
+    [
+        (
+            "403 Forbidden",
+            '{"message": "alice may not invoke agent1."}',
+            CallRefusedError,
+            ": alice may not invoke agent1.",
+        ),
+        ("404 Not Found", '{"message": "No\\u001bendpoint\\nfound."}', CallRefusedError, ": No endpoint found."),
+        ("429 Too Many", '{"message": "All 4 sessions are taken."}', ConnectError, ": All 4 sessions are taken."),
+        ("403 Forbidden", "<html>", CallRefusedError, "instead of opening a WebSocket"),
+        ("403 Forbidden", '{"message": 1}', CallRefusedError, "instead of opening a WebSocket"),
+    ],
+)
+async def test_why_a_server_refuses_is_said_and_no_credential_of_the_address(
+    status: str, body: str, raised: type[Exception], said: str
+) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(f"{head}{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(handle, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with listening:
+        with pytest.raises(raised, match=said.replace(".", r"\.")) as caught:
+            async with connect(f"ws://127.0.0.1:{port}/ws?ticket=dlt_secret", open_timeout_s=5.0):
+                pass
+    assert "dlt_secret" not in str(caught.value)

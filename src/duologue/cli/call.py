@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlsplit
 
 from cyclopts import Parameter
 
@@ -61,7 +62,7 @@ async def _call(url: str, recording: Recording | None, out: Path | None, key: st
         input_rate=recording.rate if recording is not None else None,
         output_rate=_RATE if spoken else None,
         token=key if key and not hosted else None,
-        headers=_hosted_headers(key) if hosted else None,
+        headers=_hosted_headers(url, key) if hosted else None,
         name="duologue-call",
         sink=writer.sink if writer is not None else None,
     )
@@ -82,10 +83,14 @@ async def _call(url: str, recording: Recording | None, out: Path | None, key: st
     return 0
 
 
-def _hosted_headers(key: str) -> dict[str, str]:
-    """What a host wants: the key in a header alone, for `hello` goes to the agent; an id, to find the session again."""
-    headers = {SESSION_HEADER: str(uuid.uuid4())}
-    return headers | ({"Authorization": f"Bearer {key}"} if key else {})
+def _hosted_headers(url: str, key: str) -> dict[str, str]:
+    """What a host wants: the key in a header alone, for `hello` goes to the agent; an id, to find the session again.
+
+    A ticket or a signature in the address is the credential, and may name the session.
+    """
+    given = {name.lower() for name, _ in parse_qsl(urlsplit(url).query)}
+    headers = {} if given & {"ticket", SESSION_HEADER.lower()} else {SESSION_HEADER: str(uuid.uuid4())}
+    return headers | ({"Authorization": f"Bearer {key}"} if key and not given & {"ticket", "x-amz-signature"} else {})
 
 
 async def _speak(phone: Call, recording: Recording, settling: Settling) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.http11 import Response
 
 from duologue.client.errors import CallRefusedError, ConnectError, LinkClosedError
 
@@ -64,6 +67,7 @@ class WebSocketTransport:
 
 async def websocket(url: str, headers: Mapping[str, str]) -> Transport:
     """Open a WebSocket. The protocol's own heartbeat takes the place of WebSocket pings."""
+    shown = url.partition("?")[0]  # a query may hold a credential
     try:
         socket = await ws_connect(
             url,
@@ -76,19 +80,38 @@ async def websocket(url: str, headers: Mapping[str, str]) -> Transport:
             close_timeout=1.0,
         )
     except InvalidStatus as error:
-        status = error.response.status_code
+        status, said = error.response.status_code, _said(error.response)
         if status >= 500 or status == 429:
-            raise ConnectError(f"{url} answered {status}.", hint="Try again later.") from error
+            raise ConnectError(f"{shown} answered {status}{said or '.'}", hint="Try again later.") from error
         raise CallRefusedError(
-            f"{url} answered {status} instead of opening a WebSocket.",
-            hint="Check the path, the credential and the origin.",
+            f"{shown} answered {status}{said or ' instead of opening a WebSocket.'}",
+            hint="" if said else "Check the path, the credential and the origin.",
             code="auth" if status in (401, 403) else "refused",
         ) from error
     except InvalidURI as error:
-        raise ConnectError(f"{url} is no WebSocket address.", hint="Use ws://host:port/ws or wss://…") from error
+        raise ConnectError(f"{shown} is no WebSocket address.", hint="Use ws://host:port/ws or wss://…") from error
+    except ssl.SSLCertVerificationError as error:
+        raise ConnectError(
+            f"The certificate of {shown} is not trusted: {error.verify_message}.",
+            hint="Name the file of its authority in SSL_CERT_FILE (a host's own for development is tls/ca.pem in its data).",
+        ) from error
     except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
-        raise ConnectError(f"{url} cannot be reached: {error}.", hint="Is the server running there?") from error
+        raise ConnectError(f"{shown} cannot be reached: {error}.", hint="Is the server running there?") from error
     return WebSocketTransport(socket)
+
+
+class _Refusal(msgspec.Struct):
+    message: str
+
+
+def _said(response: Response) -> str:
+    """Why, in the server's words; "" if its answer has none."""
+    try:
+        message = msgspec.json.decode(response.body or b"", type=_Refusal).message
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    message = "".join(c if c.isprintable() else " " for c in message[:500]).strip()
+    return f": {message}" if message else ""
 
 
 def _closed(error: ConnectionClosed) -> LinkClosedError:
