@@ -157,6 +157,41 @@ async def test_a_gateway_that_never_reads_loses_its_link_and_is_counted(tmp_path
         await listener.stop(0.0)
 
 
+async def test_a_gateway_that_breaks_the_rules_and_reads_nothing_is_left(tmp_path: Path) -> None:
+    """What was written last waits in the transport: a peer that never takes it does not hold the connection open."""
+
+    def refuse(request: Open) -> None:
+        raise Refusal(503, "full" * 5000)
+
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "link"))
+    listening.listen()
+    listener = LinkListener("w1", cast(Any, None), None, refuse)
+    listener.start(listening)
+    client = LinkClient(peer="g1", schema=SCHEMA, now=0.0)
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "link"))
+    try:
+        writer.write(client.data_to_send())
+        while client.hello is None:
+            client.receive(await reader.read(1 << 16), 0.0)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        (link,) = listener._links
+        transport = cast(asyncio.Transport, link._transport)
+        while not transport.get_write_buffer_size():
+            client.open(Open(session="s", epoch=1))
+            writer.write(client.data_to_send())
+            await asyncio.sleep(0)
+        assert link._writable
+        writer.write(b"\xff" * 64)
+        while listener._links:  # noqa: ASYNC110 - pytest's timeout bounds it
+            await asyncio.sleep(0.01)
+        assert sum(listener.failed.values()) == 1
+        assert "link.unread" not in listener.failed
+    finally:
+        writer.close()
+        await listener.stop(0.0)
+
+
 def test_the_control_socket_names_the_sender_and_takes_no_descriptors() -> None:
     ours, theirs = m.pair()
     with ours, theirs:

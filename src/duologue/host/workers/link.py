@@ -33,6 +33,9 @@ from .accept import Acceptor
 
 logger = logging.getLogger("duologue.host.workers")
 
+#: a link that failed has this long to take what was written last, seconds
+_FAREWELL_S = 2.0
+
 
 class Refusal(Exception):
     """A stream is not taken: HTTP status and body."""
@@ -469,6 +472,7 @@ class _Connection(asyncio.Protocol):
         if self._writable:
             self._flush()
             self._transport.close()
+            self._loop.call_later(_FAREWELL_S, self._transport.abort)  # whatever is unread by then
         else:
             self._transport.abort()  # a peer that does not read would hold it, and its streams, open
 
