@@ -1,15 +1,13 @@
 """Client secrets of the OpenAI wire: what a page opens its realtime sessions with, made by somebody who holds a real credential.
 
 Good for one runtime and its OpenAI wire alone, for as long as was asked, any number of times, from any page that the runtime
-lists. Each carries the session's configuration that was posted with it, which the page cannot change. Stored like tickets, as
-their SHA-256 under :data:`HOST_TENANT`.
+lists. Each carries the session's configuration that was posted with it. Stored like tickets, as their SHA-256.
 
 Source: OpenAI's API reference, "Create client secret" (`POST /v1/realtime/client_secrets`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import time
@@ -20,14 +18,12 @@ import msgspec
 from ...errors import StoreError
 from ...store import Store
 from ..types import SCHEMA, Identity
-from .audit import HOST_TENANT
+from .expiring import Expiring, id_of
 
 CLIENT_SECRET_PREFIX = "ek_"
 #: how long one may be good, seconds
 MIN_S, MAX_S = 10, 7200
 _SECRET = re.compile(r"ek_[A-Za-z0-9_-]{43}")
-_ROW = "auth/client-secret/"
-_SWEEP_S = 30.0
 
 
 class ClientSecret(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +51,9 @@ class ClientSecrets:
     """
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time, most: int = 100_000) -> None:
-        self._store = store
         self._clock = clock
         self._most = most
-        self._swept = float("-inf")
-        self._alive = 0
+        self._rows = Expiring(store, ClientSecret, "auth/client-secret/", clock)
 
     def make(
         self, identity: Identity, *, tenant: str, runtime: str, qualifier: str, session: str, seconds: float
@@ -69,18 +63,15 @@ class ClientSecrets:
         Raises:
             StoreError: there are too many.
         """
-        now = self._clock()
-        if now - self._swept >= _SWEEP_S:
-            self._swept = now
-            self.sweep()
-        if self._alive >= self._most:
+        self._rows.tidy()
+        if self._rows.alive >= self._most:
             raise StoreError("There are too many client secrets.", hint="Let them expire sooner (expires_after).")
         text = CLIENT_SECRET_PREFIX + secrets.token_urlsafe(32)
-        until = now + seconds
+        until = self._clock() + seconds
         if identity.expires is not None:
             until = min(until, identity.expires)
         secret = ClientSecret(
-            id=_id(text),
+            id=id_of(text),
             tenant=tenant,
             runtime=runtime,
             qualifier=qualifier,
@@ -88,29 +79,10 @@ class ClientSecrets:
             until=until,
             identity=identity,
         )
-        self._store.put(HOST_TENANT, _ROW + secret.id, msgspec.to_builtins(secret))
-        self._alive += 1
+        self._rows.put(secret.id, secret)
         return text, until
 
     def find(self, text: str) -> ClientSecret | None:
         """The client secret that `text` is; None if it is unknown or over."""
-        if not _SECRET.fullmatch(text):
-            return None
-        row = self._store.get(HOST_TENANT, _ROW + _id(text))
-        found = msgspec.convert(row.value, ClientSecret) if row else None
-        return found if found is not None and self._clock() < found.until else None
-
-    def sweep(self) -> int:
-        """Erase what is over; how many that were."""
-        now, gone, alive = self._clock(), 0, 0
-        for row in self._store.rows(HOST_TENANT, _ROW):
-            if row.value["until"] <= now:
-                gone += self._store.remove(HOST_TENANT, row.key, row.version)
-            else:
-                alive += 1
-        self._alive = alive
-        return gone
-
-
-def _id(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+        found = self._rows.get(id_of(text)) if _SECRET.fullmatch(text) else None
+        return found[0] if found else None
