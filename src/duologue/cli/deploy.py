@@ -29,6 +29,7 @@ def deploy(
     entry: str = "",
     asgi: str = "",
     command: str = "",
+    network: Literal["auto", "own", "host"] = "auto",
     requirements: Path | None = None,
     tier: Literal["shared", "process", "cold"] = "process",
     isolation: Literal["strict", "best-effort"] = "best-effort",
@@ -60,7 +61,10 @@ def deploy(
     asgi
         Where an ASGI application is, in place of an agent: app.py:app.
     command
-        What to run in place of an agent; it serves on the socket in $DUOLOGUE_SOCKET.
+        What to run in place of an agent; it serves on the Unix socket in $DUOLOGUE_SOCKET, or on port 8080.
+    network
+        Of a command: own reaches nothing and has port 8080 to itself; host is the machine's, where it has its socket. auto is
+        host for a command that names $DUOLOGUE_SOCKET among its words, else own.
     requirements
         What to install for a single file.
     tier
@@ -102,7 +106,8 @@ def deploy(
         "archive": hashlib.sha256(archive).hexdigest(),
         "kind": "command" if command else "asgi" if asgi else "agent",
         "entry": "" if command else asgi or entry or found,
-        "command": shlex.split(command),
+        "command": _words(command),
+        "network": network,
         "tier": tier,
         "isolation": isolation,
         "limits": {"memory_bytes": memory_mb << 20, "cpu": cpu, "processes": processes},
@@ -160,6 +165,13 @@ def _pack(source: Path, requirements: Path | None) -> tuple[bytes, str]:
         (Path(folder) / source.name).write_bytes(source.read_bytes())
         (Path(folder) / "requirements.txt").write_bytes(requirements.read_bytes())
         return pack(Path(folder)), source.name
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise ConfigurationError(f"--command cannot be read: {error}.", hint="Write it as for a shell.") from None
 
 
 def _name(source: Path) -> str:

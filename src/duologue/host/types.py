@@ -234,12 +234,18 @@ class Lifecycle(_Struct, frozen=True, kw_only=True):
     grace_s: float = 15.0
 
 
+#: what a command may reach
+Network = Literal["auto", "own", "host"]
+
+
 class VersionSpec(_Struct, frozen=True, kw_only=True):
     """One immutable, digest-addressed version of a runtime.
 
     `source` is a directory owned by the host that holds the unpacked code, read-only. `kind`: "agent" (a Python file or
     package that makes a Duologue Agent; `entry` is "app.py:name"), "asgi" ("app.py:app"), "command" (`command` is run with
     PORT-less contract: it listens on the Unix socket in $DUOLOGUE_SOCKET or, in a network namespace of its own, on 8080).
+    `network`, of a command: "own", a namespace that reaches nothing and that nothing reaches, "host", the machine's; "auto"
+    is "host" for a command that names the socket among its words, and "own" for any other.
     """
 
     tenant: str
@@ -259,6 +265,7 @@ class VersionSpec(_Struct, frozen=True, kw_only=True):
     headers: tuple[str, ...] = ()  # request headers that the app may see
     origins: tuple[str, ...] = ()
     auth: dict[str, Any] = {}  # the OAuth authorizer's configuration, vendor's names
+    network: Network = "auto"
     packages: str = ""  # directory of the installed dependencies, on sys.path after `source`; "": none
     schema: int = SCHEMA
 

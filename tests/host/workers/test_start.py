@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 import websockets
 
@@ -64,7 +65,8 @@ from duologue import Agent
 from duologue.testing.scripted import Reply, ScriptedModel
 
 def agent(call):
-    return Agent(model=ScriptedModel((), lambda text, context: Reply(text="Yes.")), greeting=f"Hello {call.metadata.get('who', 'stranger')}.")
+    who = call.metadata.get("who", "stranger")
+    return Agent(model=ScriptedModel((), lambda text, context: Reply(text="Yes.")), greeting=f"Hello {who}.")
 """
 
 
@@ -187,6 +189,56 @@ async def test_a_command_that_ends_at_once_shows_its_last_words(tmp_path: Path) 
     async with fleet(first_ping_s=20.0) as made:
         with pytest.raises(HostError, match="no licence"):
             await made.prepare(spec(source, "command", command=sdk_command()))
+
+
+async def test_a_command_may_find_its_socket_in_the_environment(tmp_path: Path) -> None:
+    """It says nothing of the socket among its words: it has a network namespace of its own, unless it asks for the host's."""
+    serve = "import os, uvicorn, main; uvicorn.run(main.app, uds=os.environ['DUOLOGUE_SOCKET'], log_level='warning')"
+    source = deploy(tmp_path / "src", main=ANYTHING, serve=serve)
+    namespace = "value = os.readlink('/proc/self/ns/net')"
+    async with fleet(first_ping_s=30.0) as made:
+        for version, (network, same) in enumerate((("auto", False), ("own", False), ("host", True)), 1):
+            of = spec(source, "command", command=(sdk_command()[0], "serve.py"), version=version)
+            worker = await begin(made, msgspec.structs.replace(of, network=network))
+            assert (await do(worker, namespace) == os.readlink("/proc/self/ns/net")) is same
+
+
+async def test_a_command_that_names_its_socket_may_do_without_a_network(tmp_path: Path) -> None:
+    source = deploy(tmp_path / "src", main=ANYTHING)
+    command = (sdk_command()[0], "-m", "uvicorn", "main:app", "--uds", SOCKET_WORD, "--log-level", "warning")
+    async with fleet(first_ping_s=30.0) as made:
+        worker = await begin(made, msgspec.structs.replace(spec(source, "command", command=command), network="own"))
+        assert await do(worker, "value = os.readlink('/proc/self/ns/net')") != os.readlink("/proc/self/ns/net")
+
+
+async def test_a_command_on_a_port_of_the_host_is_not_taken_for_it(tmp_path: Path) -> None:
+    """In the host's network anybody may listen on 8080: the command is asked on its socket alone."""
+    source = deploy(tmp_path / "src", main=SDK)
+    of = msgspec.structs.replace(spec(source, "command", command=sdk_command()), network="host")
+    async with fleet(first_ping_s=3.0) as made:
+        with pytest.raises(HostError, match=r"no /ping on \$DUOLOGUE_SOCKET within 3 s"):
+            await made.prepare(of)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ("no-such-program", "x"),
+            r"The command 'no-such-program' cannot be run: No such file or directory\. It is looked for in /",
+        ),
+        (("./main.py",), r"'\./main\.py' cannot be run: Permission denied\.$"),
+        (("false",), r"ended before it answered /ping: exit code 1\.$"),
+    ],
+)
+async def test_a_command_that_cannot_be_run_is_told_in_a_sentence(
+    tmp_path: Path, command: tuple[str, ...], said: str
+) -> None:
+    source = deploy(tmp_path / "src", main=SDK)
+    async with fleet(first_ping_s=20.0) as made:
+        with pytest.raises(HostError, match=said) as caught:
+            await made.prepare(spec(source, "command", command=command))
+        assert "Traceback" not in caught.value.message
 
 
 async def test_a_host_that_is_full_refuses_early_and_says_why(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from ..types import HostError, Lifecycle, Limits, Tier, VersionSpec
+from ..types import HostError, Lifecycle, Limits, Network, Tier, VersionSpec
 from .archive import freeze
 from .arn import DEFAULT, check_endpoint_name, check_runtime_name, invalid, missing
 from .builder import BuildOptions, Job, build
@@ -46,7 +46,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         name: of the runtime; made if there is none.
-        kind: ``agent`` and ``asgi`` have an `entry` (``app.py:name``), ``command`` a `command`.
+        kind: ``agent`` and ``asgi`` have an `entry` (``app.py:name``), ``command`` a `command` and perhaps a `network`.
         endpoint: which endpoint moves; `move=False` deploys without moving any.
     """
 
@@ -55,6 +55,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kind: Literal["agent", "asgi", "command"] = "agent"
     entry: str = ""
     command: tuple[str, ...] = ()
+    network: Network = "auto"
     tier: Tier = "process"
     isolation: Literal["strict", "best-effort"] = "best-effort"
     limits: Limits = Limits()
@@ -176,6 +177,7 @@ class Deployer:
                 source=str(place / "source"),
                 entry=wanted.entry,
                 command=wanted.command,
+                network=wanted.network,
                 tier=wanted.tier,
                 isolation=wanted.isolation,
                 limits=wanted.limits,
@@ -311,6 +313,8 @@ def check(wanted: Deployment) -> None:
         raise invalid("A command, and only a command, has `command` instead of `entry`.")
     if any("\0" in part for part in wanted.command):
         raise invalid("The command has a zero byte.")
+    if wanted.network != "auto" and wanted.kind != "command":
+        raise invalid("Only a command chooses its network.", "Agents and ASGI apps are in the host's.")
     if wanted.tier == "shared" and wanted.kind != "agent":
         raise invalid("Only Duologue agents share a process.", "Use tier 'process' or 'cold'.")
     life = wanted.lifecycle

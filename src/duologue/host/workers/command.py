@@ -1,9 +1,9 @@
 """Runs a command as a hosted agent: ``python -m duologue.host.workers.command FD``.
 
-The command serves the container contract. One that names `$DUOLOGUE_SOCKET` among its words is given the path of a Unix socket
-there, listens on it, and stays in the machine's network. Any other listens on port 8080 in a network namespace of its own, which
-nothing else can reach, and from which it reaches nothing else. This process stands before it: it takes connections to its HTTP
-socket and passes bytes on, unchanged, in both directions.
+The command serves the container contract: on the Unix socket whose path is in `$DUOLOGUE_SOCKET` (which may also stand among
+its words) or, in a network namespace of its own, which nothing else can reach and from which it reaches nothing else, on port
+8080. Which of them has which network see :class:`~duologue.host.types.VersionSpec`. This process stands before it: it takes
+connections to its HTTP socket and passes bytes on, unchanged, in both directions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ def main(fd: int) -> NoReturn:
     try:
         degraded = isolate(boot)
     except (DuologueError, OSError) as error:
-        m.send(control, m.Failed(message=str(error)))
+        why = (
+            f"It gets no network of its own ({error}): let it serve on {m.SOCKET_WORD} in the host's."
+            if boot.network
+            else error
+        )
+        m.send(control, m.Failed(message=f"The command cannot be isolated. {why}"))
         sys.exit(1)
     m.send(control, m.Loaded(ms=0.0, degraded=degraded))
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -69,7 +74,11 @@ class _Runner:
         if assigned is None:
             return 0
         assign, fds = assigned
-        process = await self._spawn(assign)
+        try:
+            process = await self._spawn(assign)
+        except OSError as error:
+            m.send(self._control, m.Failed(message=_not_run(self._boot.spec.command[0], error)))
+            return 1
         listener = Acceptor(socket.socket(fileno=fds[0]), lambda: _Front(self))
         m.send(self._control, m.Ready())
         beat = asyncio.ensure_future(self._beat())
@@ -132,18 +141,27 @@ class _Runner:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, front: _Front) -> None:
-        """The command may not listen yet: try until it does, or the client gives up."""
+        """The command may not listen yet: try until it does, or the client gives up.
+
+        In the machine's network nobody is asked on a port: whoever listens there may be anybody.
+        """
         loop = asyncio.get_running_loop()
         while front.transport is not None and not front.transport.is_closing():
-            try:
-                if m.SOCKET_WORD in " ".join(self._boot.spec.command):
-                    await loop.create_unix_connection(lambda: _Back(front), self._path)
-                else:
-                    await loop.create_connection(lambda: _Back(front), "127.0.0.1", _PORT)
-            except OSError:
-                await asyncio.sleep(_RETRY_S)
-            else:
+            with contextlib.suppress(OSError):
+                await loop.create_unix_connection(lambda: _Back(front), self._path)
                 return
+            if self._boot.network:
+                with contextlib.suppress(OSError):
+                    await loop.create_connection(lambda: _Back(front), "127.0.0.1", _PORT)
+                    return
+            await asyncio.sleep(_RETRY_S)
+
+
+def _not_run(program: str, error: OSError) -> str:
+    where = (
+        "" if "/" in program else f" It is looked for in {os.environ['PATH']}; a file of the archive is ./{program}."
+    )
+    return f"The command {program!r} cannot be run: {error.strerror}.{where}"
 
 
 class _Pipe(asyncio.Protocol):

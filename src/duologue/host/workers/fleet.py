@@ -20,6 +20,7 @@ from .capacity import Admission, Capacity
 from .inference_host import InferenceHost
 from .limits import PREFIX, Cgroups
 from .options import FleetOptions
+from .process import describe
 from .supervisor import supervise
 from .uids import Uids
 from .version import Surroundings, Version
@@ -29,6 +30,8 @@ logger = logging.getLogger("duologue.host.workers")
 
 #: names the session of the throw-away child that a version is probed with
 _PROBE = "probe"
+#: how long the end of a process that answers nothing is waited for, seconds
+_LAST_WORDS_S = 1.0
 #: longest path of a Unix socket, bytes
 _LONGEST_PATH = 107
 
@@ -395,15 +398,18 @@ class Fleet:
                 raise HostError(424, "RuntimeClientError", "The worker does not become ready.") from None
             raise
 
-    async def _first_ping(self, worker: Worker) -> None:
-        """A foreign app must answer before it is served. Raises HostError 424."""
+    async def _first_ping(self, worker: Worker) -> str | None:
+        """An app must answer before it is served: what it did instead, None if it did."""
         answer = await worker.pong(self.options.first_ping_s)
-        if answer is not None and answer.status == 200:
-            return
-        worker.intent = "failed"
-        worker.process.kill()
-        said = "nothing" if answer is None else f"status {answer.status}"
-        raise HostError(424, "RuntimeClientError", f"The agent's first /ping answers {said}.")
+        if answer is not None:
+            return None if answer.status == 200 else f"The agent's first /ping answers status {answer.status}."
+        if await _within(worker, _LAST_WORDS_S):
+            return f"The agent's process ended before it answered /ping: {describe(worker.process.status)}."
+        seconds = f"{self.options.first_ping_s:g} s"
+        if worker.spec.kind != "command":
+            return f"The agent answers no /ping within {seconds}."
+        where = "port 8080 or $DUOLOGUE_SOCKET" if m.own_network(worker.spec) else "$DUOLOGUE_SOCKET"
+        return f"The command answers no /ping on {where} within {seconds}."
 
     async def _bury(self, worker: Worker, *, probe: bool) -> None:
         """When its process has ended: say how, give back what it had."""

@@ -33,6 +33,13 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forb
 # --------------------------------------------------------------------------- host → process
 
 
+def own_network(spec: VersionSpec) -> bool:
+    """Whether a version runs in a network namespace of its own, see VersionSpec."""
+    if spec.kind != "command" or spec.network == "host":
+        return False
+    return spec.network == "own" or SOCKET_WORD not in " ".join(spec.command)
+
+
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
     """A directory that the process needs although its user could not get there."""
 
@@ -47,7 +54,7 @@ class Boot(_Message, frozen=True, kw_only=True, tag="boot"):
         uid: user and group to become; 0: stay who it is.
         reach: directories to be bound where they are, in a mount namespace of its own; empty: it stays in the machine's.
         home: working directory, HOME and TMPDIR; of a template: that of the probe.
-        network: whether it gets a network namespace of its own (commands).
+        network: whether it gets a network namespace of its own.
         memory, processes: rlimits where there are no control groups; 0: none.
         fork: a template; else the code is run in the process itself.
     """

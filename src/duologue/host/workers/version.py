@@ -210,7 +210,7 @@ class Version:
             uid=self.uid,
             reach=tuple(self._reach()) if self.uid else (),
             home=str(home),
-            network=spec.kind == "command" and m.SOCKET_WORD not in " ".join(spec.command),
+            network=m.own_network(spec),
             memory=0 if grouped and "memory" not in around.cgroups.missing else spec.limits.memory_bytes,
             processes=4096 if self.uid and "pids" in around.cgroups.missing and spec.limits.processes else 0,
             fork=fork,
