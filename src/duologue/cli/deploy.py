@@ -38,7 +38,7 @@ def deploy(
     header: _Names = (),
     origin: _Names = (),
     auth: Path | None = None,
-    idle_s: float = 900.0,
+    idle_s: float | None = None,
     lifetime_s: float = 28_800.0,
     memory_mb: int = 512,
     cpu: float = 1.0,
@@ -82,7 +82,7 @@ def deploy(
     auth
         JSON file with the configuration of its OAuth authorizer.
     idle_s
-        Seconds without use after which a session ends.
+        Seconds without use after which a session ends (default: 900, or its lifetime if that is shorter).
     lifetime_s
         Seconds that a session may last.
     memory_mb

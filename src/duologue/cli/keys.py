@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from getpass import getpass
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from ..errors import ConfigurationError
 from .control import HERE, Where, connected, show_table, when
 from .terminal import run, say
 
@@ -131,8 +133,16 @@ def secret(name: str, /, *, delete: Annotated[bool, Parameter(negative=())] = Fa
     delete
         Erase it instead.
     """
-    value = "" if delete else sys.stdin.read().removesuffix("\n")
+    value = "" if delete else _value(name)
     return run(_secret(where, name, value, delete))
+
+
+def _value(name: str) -> str:
+    """What is typed, unseen, or comes from a file or pipe."""
+    value = getpass(f"Value of {name}: ") if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
+    if not value:
+        raise ConfigurationError(f"The secret {name} would be empty.", hint="Write its value to standard input.")
+    return value
 
 
 async def _secret(where: Where, name: str, value: str, delete: bool) -> int:

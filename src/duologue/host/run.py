@@ -102,7 +102,13 @@ async def hosting(options: HostOptions) -> AsyncIterator[RunningHost]:
         authority = HostAuthority(store, vault, audit, versions=placement.version, options=_auth_options(options))
         stack.push_async_callback(authority.aclose)
         deployer = Deployer(
-            data, directory, fleet, aside, options.build, check_auth=partial(_check_auth, _auth_options(options))
+            data,
+            directory,
+            fleet,
+            aside,
+            options.build,
+            check_auth=partial(_check_auth, _auth_options(options)),
+            absent=secrets.absent,
         )
         channels = Channels({"join": Join(), "websocket": WebSocketOut(placement, dial_to=options.dial_to)})
         stack.push_async_callback(channels.close)

@@ -157,7 +157,9 @@ class Plane:
             versions=self.placement.version,
             options=AuthOptions(default_tenant=TENANT),
         )
-        self.deployer = Deployer(data, self.directory, self.fleet, self.aside, check_auth=lambda auth: None)
+        self.deployer = Deployer(
+            data, self.directory, self.fleet, self.aside, check_auth=lambda auth: None, absent=self.secrets.absent
+        )
         self.channels = Channels(
             {"join": Join(), "websocket": WebSocketOut(self.placement, dial_to=["localhost", "*.example.com"])}
         )

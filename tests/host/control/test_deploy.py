@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from duologue.host.control.deploy import Deployment
+from duologue.host.control.deploy import Deployment, LifecycleRequest
 from duologue.host.control.rows import Version
-from duologue.host.types import HostError, Lifecycle
+from duologue.host.types import HostError
 
 from .parts import OTHER, TENANT, Plane, plane
 
@@ -177,6 +177,40 @@ async def test_an_archive_of_another_tenant_is_not_there(tmp_path: Path) -> None
         await refused(made.deployer.deploy(TENANT, wanted, by="test"), 404)
 
 
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [
+        ({}, (900, 28_800)),
+        ({"lifetime_s": 600}, (600, 600)),
+        ({"lifetime_s": 1000}, (900, 1000)),
+        ({"idle_s": 60}, (60, 28_800)),
+        ({"idle_s": 60, "lifetime_s": 600}, (60, 600)),
+    ],
+)
+async def test_an_idle_time_that_is_not_given_is_no_longer_than_the_lifetime(
+    tmp_path: Path, given: dict[str, float], settled: tuple[float, float]
+) -> None:
+    async with plane(tmp_path) as made:
+        version = await deploy(made, source(tmp_path), lifecycle=LifecycleRequest(**given))
+        assert (version.spec.lifecycle.idle_s, version.spec.lifecycle.lifetime_s) == settled
+
+
+async def test_headers_that_may_be_listed_are(tmp_path: Path) -> None:
+    listed = ("X-Twilio-Signature", "Authorization", "X-Amzn-Bedrock-AgentCore-Runtime-Custom-Desk")
+    async with plane(tmp_path) as made:
+        version = await deploy(made, source(tmp_path), headers=listed)
+        assert version.spec.headers == tuple(name.lower() for name in listed)
+
+
+async def test_a_secret_that_is_not_there_is_said_when_the_version_is_made(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        made.secrets.put(TENANT, "crm", "hush")
+        version = await deploy(made, source(tmp_path), secrets=("crm", "secret://mail"))
+        assert version.notice == "No session can start: there is no secret 'mail' (`duologue keys secret`)."
+        made.secrets.put(TENANT, "mail", "hush")
+        assert (await made.deployer.probe(version)).notice == ""
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "name": {"name": "1st"},
     "long name": {"name": "n" * 49},
@@ -191,8 +225,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "command for an agent": {"command": ("run",)},
     "no command": {"kind": "command", "entry": ""},
     "shared app": {"kind": "asgi", "tier": "shared"},
-    "idle above lifetime": {"lifecycle": Lifecycle(idle_s=10, lifetime_s=5)},
-    "no lifetime": {"lifecycle": Lifecycle(idle_s=0, lifetime_s=0)},
+    "idle above lifetime": {"lifecycle": LifecycleRequest(idle_s=10, lifetime_s=5)},
+    "no lifetime": {"lifecycle": LifecycleRequest(idle_s=0, lifetime_s=0)},
     "loader in the environment": {"environment": {"LD_PRELOAD": "x"}},
     "path in the environment": {"environment": {"PYTHONPATH": "x"}},
     "secret in the environment": {"environment": {"KEY": "secret://key"}},
@@ -200,6 +234,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "secret's name": {"secrets": ("../x",)},
     "header": {"headers": ("x y",)},
     "too many headers": {"headers": tuple(f"h{n}" for n in range(21))},
+    "header of the connection": {"headers": ("Cookie",)},
+    "header of the host": {"headers": ("X-Amzn-Trace",)},
+    "network of an agent": {"network": "own"},
     "endpoint": {"endpoint": "a/b"},
 }
 

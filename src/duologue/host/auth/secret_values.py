@@ -76,6 +76,10 @@ class Secrets:
         found = (msgspec.convert(row.value, _SecretRow) for row in self._store.rows(tenant, _ROW))
         return [SecretName(name=row.name, updated=row.updated) for row in found]
 
+    def absent(self, tenant: str, names: Iterable[str]) -> list[str]:
+        """Which of these there are not."""
+        return [name for name in names if self._store.get(tenant, _ROW + name) is None]
+
     def resolve(self, tenant: str, names: Iterable[str], *, to: str = "") -> dict[str, Secret]:
         """The values for a worker (`to` names it in the audit log).
 

@@ -16,12 +16,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+from ..headers import restricted
 from ..types import HostError, Lifecycle, Limits, Network, Tier, VersionSpec
 from .archive import freeze
 from .arn import DEFAULT, check_endpoint_name, check_runtime_name, invalid, missing
@@ -39,6 +40,22 @@ _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,255}\Z")
 _MAX_VARIABLES, _MAX_ENVIRONMENT, _MAX_HEADERS = 50, 4096, 20
 #: set by the host, or able to replace the code that it trusts
 _OWN_VARIABLES = re.compile(r"(DUOLOGUE_|PYTHON|LD_|PATH$|HOME$)")
+
+
+class LifecycleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long sessions may live, in seconds; see `Lifecycle`.
+
+    As at the managed service: unless an idle time is given it is 900 s, or the lifetime if that is shorter.
+    """
+
+    idle_s: float | None = None
+    lifetime_s: float = Lifecycle().lifetime_s
+    grace_s: float = Lifecycle().grace_s
+
+    def settled(self) -> Lifecycle:
+        """With what was left out."""
+        idle = min(Lifecycle().idle_s, self.lifetime_s) if self.idle_s is None else self.idle_s
+        return Lifecycle(idle_s=idle, lifetime_s=self.lifetime_s, grace_s=self.grace_s)
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,7 +76,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tier: Tier = "process"
     isolation: Literal["strict", "best-effort"] = "best-effort"
     limits: Limits = Limits()
-    lifecycle: Lifecycle = Lifecycle()
+    lifecycle: LifecycleRequest = LifecycleRequest()
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
@@ -96,6 +113,7 @@ class Deployer:
     Args:
         data: the host's data directory; ``archives``, ``build`` and ``versions`` are made in it.
         check_auth: raises HostError 400 for an authorizer's configuration that could not be used.
+        absent: which of some secrets a tenant does not have; blocking.
     """
 
     def __init__(
@@ -107,7 +125,9 @@ class Deployer:
         options: BuildOptions | None = None,
         *,
         check_auth: Callable[[dict[str, Any]], object],
+        absent: Callable[[str, Iterable[str]], list[str]],
     ) -> None:
+        self._absent = absent
         self._check_auth = check_auth
         self._directory = directory
         self._fleet = fleet
@@ -181,7 +201,7 @@ class Deployer:
                 tier=wanted.tier,
                 isolation=wanted.isolation,
                 limits=wanted.limits,
-                lifecycle=wanted.lifecycle,
+                lifecycle=wanted.lifecycle.settled(),
                 environment=wanted.environment,
                 secrets=tuple(name.removeprefix("secret://") for name in wanted.secrets),
                 headers=tuple(name.lower() for name in wanted.headers),
@@ -199,7 +219,9 @@ class Deployer:
         except HostError as error:
             await self._aside(self._directory.set_version, version, "failed", reason=str(error))
             raise
-        notice = " ".join([report.reason, *report.degraded]).strip()
+        absent = await self._aside(self._absent, version.spec.tenant, version.spec.secrets)
+        missed = [f"No session can start: there is no secret {name!r} (`duologue keys secret`)." for name in absent]
+        notice = " ".join([*missed, report.reason, *report.degraded]).strip()
         return await self._aside(
             self._directory.set_version,
             version,
@@ -317,7 +339,7 @@ def check(wanted: Deployment) -> None:
         raise invalid("Only a command chooses its network.", "Agents and ASGI apps are in the host's.")
     if wanted.tier == "shared" and wanted.kind != "agent":
         raise invalid("Only Duologue agents share a process.", "Use tier 'process' or 'cold'.")
-    life = wanted.lifecycle
+    life = wanted.lifecycle.settled()
     if not (0 < life.idle_s <= life.lifetime_s and 0 <= life.grace_s <= 300):
         raise invalid("The idle time is at most the lifetime, both above 0; grace at most 300 s.")
     limits = wanted.limits
@@ -341,6 +363,8 @@ def check(wanted: Deployment) -> None:
     for name in wanted.headers:
         if not _HEADER.match(name):
             raise invalid(f"{name[:60]!r} is no header that can be listed.")
+        if restricted(name.lower()):
+            raise invalid(f"The header {name[:60]!r} cannot be listed.", "It is the connection's, or the host's own.")
 
 
 def _check_entry(source: Path, entry: str) -> None:

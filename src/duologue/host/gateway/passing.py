@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import urlencode
 
+from ..headers import CUSTOM as _CUSTOM
+from ..headers import restricted
 from ..types import HostError, Identity, RequestHead
 from . import routes
 from .head import tokens
@@ -12,19 +14,10 @@ from .head import tokens
 PREFIX = "x-amzn-bedrock-agentcore-runtime-"
 SESSION = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 REQUEST = "X-Amzn-Bedrock-AgentCore-Runtime-Request-Id"
-_CUSTOM = PREFIX + "custom-"
 _SESSION_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]*\Z")
 #: always passed, with the longest value that is
 _TRACING = {"x-amzn-trace-id": 128, "traceparent": 128, "tracestate": 512, "baggage": 8192}
 _BODY = ("content-type", "accept", "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name")
-#: never passed, listed or not
-_NEVER = frozenset(
-    {
-        "connection", "content-length", "cookie", "expect", "forwarded", "host", "keep-alive", "origin",
-        "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade", "user-agent", "via", "x-api-key",
-    }
-)  # fmt: skip
-_NEVER_PREFIX = ("sec-", "x-amz-", "x-forwarded-", "proxy-")
 _LONGEST = 4096
 #: parameters that are for the gateway: credentials and where to
 _OURS = frozenset(
@@ -88,7 +81,7 @@ def headers(
         elif name == "authorization":
             if name in exact and identity.mode == "oauth" and value[:7].lower() == "bearer ":
                 take(name, value, 2 * _LONGEST)
-        elif name in _NEVER or name.startswith(_NEVER_PREFIX) or name.startswith("x-amzn-"):
+        elif restricted(name):
             continue
         elif name in exact or (starts and name.startswith(starts)):
             take(name, value, _LONGEST)
