@@ -24,6 +24,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from duologue.host.control.api import ControlAPI
 from duologue.host.control.archive import pack
 from duologue.host.control.listen import on_unix, peer_user
+from duologue.host.gateway.routes import find
+from duologue.host.types import HostError, RequestHead
 from duologue.store import SQLiteStore
 
 from .parts import SESSION, TENANT, Plane, plane
@@ -156,7 +158,8 @@ async def test_sessions_are_listed_in_pages_described_and_drained(peer: httpx.As
     for letter in "abc":
         body = {"agent": "delivery", "session": letter * 33, "metadata": {"caller": letter}}
         started = await peer.post("/sessions", json=body)
-        assert started.json()["url"].startswith("https://agents.example.com/runtimes/delivery-")
+        assert started.json()["url"].startswith("wss://agents.example.com/runtimes/delivery-")
+        assert started.json()["url"].endswith(f"/ws?qualifier=DEFAULT&accountId={TENANT}")
     page = (await peer.get("/sessions", params={"limit": 2})).json()
     rest = (await peer.get("/sessions", params={"limit": 2, "after": page["next"]})).json()
     assert [row["session"][0] for row in page["sessions"] + rest["sessions"]] == ["a", "b", "c"]
@@ -301,6 +304,36 @@ async def test_dialling_out_joins_the_participants_socket_to_the_agents(
         body["participant"] = {"url": "ws://localhost:9"}
         assert (await peer.post("/sessions", json=body)).status_code == 424
         assert made.placement.count == 1  # the one that could not reach anybody was ended
+
+
+@pytest.mark.parametrize("participant", [{"name": "x"}, {"origin": 1}, {"origin": "null"}, {"origin": "https://a/b"}])
+async def test_who_joins_is_described_by_the_origin_of_their_page_alone(
+    peer: httpx.AsyncClient, made: Plane, participant: dict[str, Any]
+) -> None:
+    assert (await peer.post("/sessions", json={"agent": "delivery", "participant": participant})).status_code == 400
+    assert made.fleet.starts == []
+
+
+@pytest.mark.parametrize("origin", ["", "https://app.example.com"])
+async def test_who_joins_does_so_with_a_ticket_for_that_session_once(
+    peer: httpx.AsyncClient, made: Plane, origin: str
+) -> None:
+    """Also of a session that the host's own user started, who has no credential for the public listener."""
+    made.deployed(origins=("https://app.example.com",))
+    participant = {"origin": origin} if origin else {}
+    started = (await peer.post("/sessions", json={"agent": "delivery", "participant": participant})).json()
+    target = f"{started['url'].partition('.com')[2]}&ticket={started['ticket']}"
+    headers = (("host", "agents.example.com"), *((("origin", origin),) if origin else ()))
+    head = RequestHead(method="GET", target=target, headers=headers, peer="10.0.0.1", tls=True)
+    identity = await made.authority.authenticate(head, find(head))
+    assert (identity.principal.id, identity.session) == (started["principal"], started["session"])
+    assert {grant.role for grant in identity.grants} == {"invoke"}
+    await made.authority.spend(identity)
+    with pytest.raises(HostError) as caught:
+        await made.authority.authenticate(head, find(head))
+    assert caught.value.status == 403
+    assert "ticket" not in (await peer.get(f"/sessions/{started['session']}")).json()["url"]
+    assert (await peer.get(f"/sessions/{started['session']}")).json()["ticket"] == ""
 
 
 async def test_session_ids_in_use_with_two_agents_must_say_whose(made: Plane, peer: httpx.AsyncClient) -> None:

@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from duologue.errors import ConfigurationError
 
 from ..auth import SESSION_HEADER
+from ..auth.origin import normalised
 from ..types import Assignment, HostError
 from .arn import invalid
 from .placement import LocalPlacement
@@ -83,12 +84,15 @@ class Channels:
 
 
 class Join:
-    """The participant comes by themself."""
+    """The participant comes by themself, with a ticket: one that is for a page says so, ``{"origin": "https://…"}``."""
 
     def check(self, participant: dict[str, Any]) -> None:
         """See Channel."""
-        if participant:
-            raise invalid("A participant who joins is not described.", "Leave `participant` out.")
+        if set(participant) - {"origin"}:
+            raise invalid("Of a participant who joins only the `origin` of their page is asked.")
+        origin = participant.get("origin", "")
+        if not isinstance(origin, str) or (origin and normalised(origin) != origin):
+            raise invalid("The participant's origin is not as browsers send it.", "For example https://app.example.com")
 
     async def connect(self, participant: dict[str, Any], assignment: Assignment) -> None:
         """See Channel."""

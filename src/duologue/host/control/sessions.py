@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from ..types import AssignRequest, HostError
+from ..types import AssignRequest, Grant, HostError
 from .arn import DEFAULT, check_session_id, conflict, invalid, missing
 from .context import Context
 from .operations import AFTER, AGENT, LIMIT, Done, Operation, Parameter
@@ -37,7 +37,11 @@ class SessionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class SessionView(msgspec.Struct, frozen=True, kw_only=True):
-    """A session. `open`: how many sockets and requests it has; `url`: where its principal may join it."""
+    """A session. `open`: how many sockets and requests it has.
+
+    Of one that was just started, `url` is where its principal may join it, and `ticket` (channel ``join``) what anybody opens
+    that url with, once and within 30 s: ``{url}&ticket=…``.
+    """
 
     session: str
     agent: str
@@ -54,6 +58,7 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     updated: float
     url: str = ""
+    ticket: str = ""
 
 
 class Sessions(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,8 +160,20 @@ async def _start(context: Context) -> SessionView:
     found = await context.aside(control.directory.session, context.tenant, runtime.id, assignment.session)
     if found is None:
         raise missing("The session has ended.")
-    url = f"{control.url}/runtimes/{runtime.id}/ws" if control.url else ""
-    return msgspec.structs.replace(_view(context, found[1], runtime.name), url=url)
+    ticket = url = ""
+    if control.url:
+        url = f"ws{control.url.removeprefix('http')}/runtimes/{runtime.id}/ws"
+        url += f"?qualifier={wanted.qualifier}&accountId={context.tenant}"
+    if wanted.channel == "join":
+        ticket = await control.authority.ticket(
+            msgspec.structs.replace(context.identity, grants=(Grant(role="invoke", runtime=runtime.id),)),
+            tenant=context.tenant,
+            runtime=runtime.id,
+            qualifier=wanted.qualifier,
+            session=assignment.session,
+            origin=wanted.participant.get("origin", ""),
+        )
+    return msgspec.structs.replace(_view(context, found[1], runtime.name), url=url, ticket=ticket)
 
 
 async def _list(context: Context) -> Sessions:
