@@ -341,6 +341,54 @@ def test_one_host_has_a_data_directory(host: Host) -> None:
     assert "running with" in said
 
 
+def test_what_a_user_gets_wrong_is_said_in_a_sentence(host: Host, tmp_path: Path) -> None:
+    """Exit code 2 (1: the call failed), no traceback, and what to do."""
+    url = f"wss{host.url.removeprefix('https')}/runtimes/agent1/ws"
+    trust = {"SSL_CERT_FILE": host.ca, "COLUMNS": "200"}
+    observer, good = host.key("--role", "observe"), host.key("--role", "invoke")
+    (tmp_path / "syntax.py").write_text("def (\n")
+    for words, ok, environment, said in (
+        (("sessions", "show", "nosuch"), 2, {}, "There is no session 'nosuch'. `duologue sessions list`"),
+        (("sessions", "stop", "n" * 33), 2, {}, "There is no session"),
+        (("sessions", "tail", "../agents"), 2, {}, "There is no session"),
+        (("keys", "secret", "empty"), 2, {}, "would be empty"),
+        (("keys", "revoke", "nosuch"), 2, {}, "There is no key 'nosuch'"),
+        (("rollback", "agent9"), 2, {}, "There is no agent 'agent9'"),
+        (("invoke", "agent1", "{}", "--session", "short"), 2, {}, "greater than or equal to 33"),
+        (("deploy", str(tmp_path / "none.py")), 2, {}, "There is no file or folder"),
+        (("deploy", str(tmp_path / "syntax.py"), "--name", "bad name"), 2, {}, "no name for a runtime"),
+        (("deploy", str(tmp_path / "syntax.py"), "--command", "a 'b"), 2, {}, "--command cannot be read"),
+        (("deploy", str(tmp_path / "syntax.py")), 2, {}, "Importing syntax.py fails"),
+        (("call", url), 1, {**trust, "DUOLOGUE_KEY": "wrong"}, "answered 40"),
+        (("call", url), 1, {**trust, "DUOLOGUE_KEY": observer}, "answered 403: "),
+        (("call", url.replace("agent1", "agent9")), 1, {**trust, "DUOLOGUE_KEY": good}, "answered 404: "),
+        (("call", url), 1, {"DUOLOGUE_KEY": good}, "is not trusted: "),
+    ):
+        told = host.run(*words, ok=ok, **environment)
+        assert said in told, (words, told)
+        assert "Traceback" not in told
+        assert str(host.data / "versions") not in told
+
+
+@pytest.mark.anyio
+async def test_who_joins_with_a_ticket_meets_an_agent_that_was_told_of_them(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(
+        "from duologue import Agent\nfrom duologue.testing.scripted import Reply, ScriptedModel\n"
+        "def agent(call):\n"
+        "    model = ScriptedModel((), lambda text, context: Reply(text='Yes.'))\n"
+        "    return Agent(model=model, greeting=f\"Hello {call.metadata['who']}.\")\n"
+    )
+    await asyncio.to_thread(host.run, "deploy", str(tmp_path / "told.py"), "--entry", "told.py:agent")
+    transport = httpx.AsyncHTTPTransport(uds=str(host.data / "control.sock"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as control:
+        body = {"agent": "told", "metadata": {"who": "Ada"}}
+        started = (await control.post("/sessions", json=body)).raise_for_status().json()
+    url = f"{started['url']}&ticket={started['ticket']}"
+    said = await asyncio.to_thread(host.run, "call", url, lines="hello\n", SSL_CERT_FILE=host.ca)
+    assert "Hello Ada." in said
+    assert "answered 403: " in await asyncio.to_thread(host.run, "call", url, ok=1, SSL_CERT_FILE=host.ca)
+
+
 def test_secrets_reach_the_agent_and_nothing_else(host: Host, tmp_path: Path) -> None:
     (tmp_path / "reads.py").write_text(
         AGENT.replace(

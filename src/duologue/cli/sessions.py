@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import aclosing
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from .control import HERE, Where, connected, show_fields, show_table, when
+from .control import HERE, ControlError, Where, connected, show_fields, show_table, when
 from .tailing import events
 from .terminal import run, say
 
@@ -57,6 +58,15 @@ async def _list(where: Where, agent: str, ended: bool, limit: int) -> int:
     return 0
 
 
+def _path(session: str) -> str:
+    """Of a session. Raises ControlError for what cannot be the id of one."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{33,256}", session):
+        raise ControlError(
+            f"There is no session {session!r}.", hint="`duologue sessions list` shows their ids, with --ended of all."
+        )
+    return f"/sessions/{session}"
+
+
 @app.command
 def show(session: str, /, *, agent: str = "", where: Where = HERE) -> int:
     """Show a session.
@@ -73,7 +83,7 @@ def show(session: str, /, *, agent: str = "", where: Where = HERE) -> int:
 
 async def _show(where: Where, session: str, agent: str) -> int:
     async with connected(where) as host:
-        row = await host.ask("GET", f"/sessions/{session}", agent=agent)
+        row = await host.ask("GET", _path(session), agent=agent)
     show_fields({**row, "created": when(row["created"]), "updated": when(row["updated"])})
     return 0
 
@@ -98,6 +108,7 @@ def tail(session: str, /, *, agent: str = "", follow: Annotated[bool, Parameter(
 
 
 async def _tail(where: Where, session: str, agent: str, follow: bool) -> int:
+    _path(session)
     async with connected(where) as host, aclosing(events(host, session, agent=agent, follow=follow)) as told:
         async for event in told:
             sys.stdout.write(event + "\n")
@@ -142,6 +153,6 @@ def stop(session: str, /, *, agent: str = "", where: Where = HERE) -> int:
 
 async def _stop(where: Where, session: str, agent: str) -> int:
     async with connected(where) as host:
-        done = await host.ask("DELETE", f"/sessions/{session}", agent=agent)
+        done = await host.ask("DELETE", _path(session), agent=agent)
     say("It has ended." if done["count"] else "It had ended already.")
     return 0

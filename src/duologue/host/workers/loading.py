@@ -131,7 +131,7 @@ def _import(source: Path, name: str) -> ModuleType:
     except CodeError:
         raise
     except BaseException as error:
-        last = "".join(traceback.format_exception_only(error)).strip()
+        last = "".join(traceback.format_exception_only(error)).strip().replace(f"{source}/", "")
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if str(source) in frame.filename]
         where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
         raise CodeError(f"Importing {name} fails{where}: {last}") from error
