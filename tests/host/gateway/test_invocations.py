@@ -45,6 +45,8 @@ class App:
                 raise ValueError("broken inside")
             if payload.get("stream"):
                 return self.stream()
+            if payload.get("breaks"):
+                return self.breaks()
             return {"echo": payload, "session": context.session_id}
 
     async def stream(self) -> AsyncIterator[str]:
@@ -53,6 +55,12 @@ class App:
         while not self.go.is_set():  # noqa: ASYNC110 (the SDK runs this on a loop of its own)
             await asyncio.sleep(0.005)
         yield "second"
+
+
+    async def breaks(self) -> AsyncIterator[dict[str, str]]:
+        """Fails after its first piece."""
+        yield {"a": "ø\n"}
+        raise ValueError("broken inside")
 
 
 @pytest.fixture
@@ -96,6 +104,32 @@ async def test_the_first_piece_of_a_stream_comes_before_the_second_is_made(app: 
         assert await anext(pieces) == b'data: "first"\n\n'
         app.go.set()
         assert b"".join([piece async for piece in pieces]) == b'data: "second"\n\n'
+
+
+async def test_answers_pass_byte_for_byte(app: App) -> None:
+    """As the SDK writes them: JSON that is not ASCII, a stream that fails in the middle."""
+    async with world() as w, app_behind(w, app.app), client(w) as http:
+        whole = await http.post(w.invoke, json={"a": "ø"}, headers={**KEY, SESSION_HEADER: SESSION})
+        assert whole.content == f'{{"echo": {{"a": "ø"}}, "session": "{SESSION}"}}'.encode()
+        assert whole.headers["content-type"] == "application/json"
+        stream = await http.post(w.invoke, json={"breaks": True}, headers=KEY)
+        assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        assert stream.content.decode() == (
+            'data: {"a": "ø\\n"}\n\ndata: {"error": "broken inside", "error_type": "ValueError", '
+            '"message": "An error occurred during streaming"}\n\n'
+        )
+
+
+async def test_what_the_app_does_not_understand_is_424_and_its_owner_sees_its_words(app: App) -> None:
+    async with world() as w, client(w) as http:
+        w.keys.roles = ("invoke", "observe")
+        async with app_behind(w, app.app):
+            answer = await http.post(w.invoke, content=b"{", headers={**KEY, "content-type": "application/json"})
+            assert (answer.status_code, answer.json()["cause"]["status"]) == (424, 400)
+            assert '"error":"Invalid JSON"' in answer.json()["cause"]["body"]
+        async with app_behind(w, BedrockAgentCoreApp()):
+            answer = await http.post(w.invoke, json={}, headers=KEY)
+            assert answer.json()["cause"] == {"status": 500, "body": '{"error":"No entrypoint defined"}'}
 
 
 async def test_a_client_that_leaves_a_stream_is_noticed(app: App) -> None:

@@ -262,7 +262,8 @@ async def test_a_client_that_is_too_fast_is_slowed_down(app: App) -> None:
 async def test_age(app: App) -> None:
     async with world(GatewayLimits(socket_s=0.05)) as w, app_behind(w, app.app), talk(w) as socket:
         assert await ended(socket) == (1008, "Max connection duration of 0.05 seconds is exceeded")
-    assert GatewayLimits.strict().socket_s == 3600
+    strict = GatewayLimits.strict()
+    assert (strict.socket_s, strict.frames_per_s, strict.on_rate) == (3600, 250, "close")
 
 
 async def test_a_credential_that_ends_in_a_call(app: App) -> None:
