@@ -85,6 +85,12 @@ async def test_a_page_instead_of_a_websocket_is_a_typed_error() -> None:
             ": alice may not invoke agent1.",
         ),
         ("404 Not Found", '{"message": "No\\u001bendpoint\\nfound."}', CallRefusedError, ": No endpoint found."),
+        (
+            "401 No",
+            '{"jsonrpc": "2.0", "error": {"code": -32001, "message": "No token."}}',
+            CallRefusedError,
+            ": No token.",
+        ),
         ("429 Too Many", '{"message": "All 4 sessions are taken."}', ConnectError, ": All 4 sessions are taken."),
         ("403 Forbidden", "<html>", CallRefusedError, "instead of opening a WebSocket"),
         ("403 Forbidden", '{"message": 1}', CallRefusedError, "instead of opening a WebSocket"),

@@ -101,15 +101,19 @@ async def websocket(url: str, headers: Mapping[str, str]) -> Transport:
 
 
 class _Refusal(msgspec.Struct):
-    message: str
+    """The two shapes of the managed service's errors: its own, and JSON-RPC's."""
+
+    message: str = ""
+    error: _Refusal | None = None
 
 
 def _said(response: Response) -> str:
     """Why, in the server's words; "" if its answer has none."""
     try:
-        message = msgspec.json.decode(response.body or b"", type=_Refusal).message
+        refusal = msgspec.json.decode(response.body or b"", type=_Refusal)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
+    message = refusal.message or (refusal.error.message if refusal.error is not None else "")
     message = "".join(c if c.isprintable() else " " for c in message[:500]).strip()
     return f": {message}" if message else ""
 
