@@ -11,7 +11,7 @@ import pytest
 
 from duologue.host.types import HostError, Lifecycle
 from duologue.host.workers import Worker, WorkerExit
-from tests.host.workers.parts import AGENT, ANYTHING, HELLO, begin, deploy, do, fleet, gate, http, spec
+from tests.host.workers.parts import AGENT, ANYTHING, HELLO, TENANT, begin, deploy, do, fleet, gate, http, spec
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +50,7 @@ async def do_and_die(worker: Worker, code: str) -> None:
         await do(worker, code)
 
 
-async def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
+async def test_a_worker_that_hangs_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = deploy(tmp_path / "src", app=AGENT)
     async with fleet(beat_s=0.1, lease_s=0.5) as made:
         of = spec(source, "agent", "app.py:agent")
@@ -58,6 +58,7 @@ async def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
         os.kill(stuck.pid, signal.SIGSTOP)
         assert (await ended(stuck)).reason == "hung"
         assert not lively.ended.is_set()
+        assert f"worker {stuck.id} of {TENANT}/agent-0123456789:1 gives no sign of life" in caplog.text
 
 
 async def test_an_idle_session_ends_and_one_that_is_used_or_busy_does_not(tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ class LocalPlacement[W: WorkerLike]:
             try:
                 await self._fleet.join(worker, session=live.session, epoch=live.epoch, metadata=live.request.metadata)
             except HostError as error:
-                logger.debug("worker %s takes no more: %s", worker.id, error.message)
+                logger.debug("worker %s of %s takes no more: %s", worker.id, live.spec.id, error.message)
             else:
                 return worker
         return None

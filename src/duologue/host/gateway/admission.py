@@ -106,7 +106,9 @@ class Admission:
         try:
             await self.placement.closed(entry.handle)
         except HostError as error:
-            logger.debug("session %s: end of a request not taken: %s", entry.assignment.session, error)
+            found = entry.assignment
+            key = (found.tenant, found.runtime, found.session)
+            logger.debug("session %s/%s/%s: end of a request not taken: %s", *key, error)
 
     async def origins(self, head: RequestHead, route: Route) -> Headers:
         """CORS headers for a page that may call a runtime, () for another. For preflights, which carry no credential."""

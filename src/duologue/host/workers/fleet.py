@@ -320,7 +320,7 @@ class Fleet:
         if not await _within(worker, notice_s):
             worker.process.signal(signal.SIGTERM)
             if not await _within(worker, grace):
-                logger.info("worker %s does not end within its grace", worker.id)
+                logger.info("worker %s of %s does not end within its grace", worker.id, worker.spec.id)
                 worker.process.kill()
                 await worker.ended.wait()
 
@@ -417,7 +417,7 @@ class Fleet:
         served = self.workers.pop(worker.id, None) is not None
         _unlink(worker.http, worker.link)
         exit = worker.finish()
-        logger.debug("worker %s ended: %s", worker.id, exit.reason)
+        logger.debug("worker %s of %s ended: %s", worker.id, worker.spec.id, exit.reason)
         if served and not probe and worker.intent != "failed":
             for _ in worker.epochs:
                 self._admission.give_back()

@@ -39,14 +39,18 @@ class Process:
 
     Args:
         id: names it, its sockets and its control group.
+        of: the version that it runs, tenant first; for the log.
         home: its own directory, removed with it.
         group: its control group.
         take: what is done with messages that are not waited for here.
     """
 
-    def __init__(self, id: str, *, home: Path, group: Group | None, control: socket.socket, output: int) -> None:
+    def __init__(
+        self, id: str, *, of: str, home: Path, group: Group | None, control: socket.socket, output: int
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.id = id
+        self.of = of
         self.home = home
         self.group = group
         self.pid = 0
@@ -121,7 +125,9 @@ class Process:
             except ConnectionError:
                 received = None
             except (OSError, ValueError) as error:
-                logger.warning("worker %s breaks its control protocol: %s", self.id, type(error).__name__)
+                logger.warning(
+                    "worker %s of %s breaks its control protocol: %s", self.id, self.of, type(error).__name__
+                )
                 received = None
             if received is None:
                 self._hang_up()
@@ -291,7 +297,9 @@ class Process:
             self._output = -1
 
 
-def launch(module: str, id: str, *, home: Path, group: Group | None, environment: Mapping[str, str]) -> Process:
+def launch(
+    module: str, id: str, *, of: str, home: Path, group: Group | None, environment: Mapping[str, str]
+) -> Process:
     """Start ``python -m module FD`` with a control socket, in a session of its own and nothing of the host's environment."""
     ours, theirs = m.pair()
     read, write = os.pipe()
@@ -311,7 +319,7 @@ def launch(module: str, id: str, *, home: Path, group: Group | None, environment
             os.close(write)
     # It is reaped here, by its pidfd: the object must not do so as well.
     started.returncode = 0
-    process = Process(id, home=home, group=group, control=ours, output=read)
+    process = Process(id, of=of, home=home, group=group, control=ours, output=read)
     process.watch(started.pid, own=True)
     return process
 

@@ -34,7 +34,7 @@ async def supervise(worker: Worker, options: FleetOptions, stop: Stop) -> None:
         punctual = loop.time() - due < watch.tick
         reason, notice = await watch.verdict(loop.time(), punctual)
         if reason == "hung":
-            logger.warning("worker %s gives no sign of life", worker.id)
+            logger.warning("worker %s of %s gives no sign of life", worker.id, worker.spec.id)
             worker.intent = reason
             worker.process.kill()
         elif reason:

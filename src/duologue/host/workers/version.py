@@ -170,7 +170,7 @@ class Version:
         home, group = self._place(id)
         ours, theirs = m.pair()
         read, write = os.pipe()
-        process = Process(id, home=home, group=group, control=ours, output=read)
+        process = Process(id, of=self.spec.id, home=home, group=group, control=ours, output=read)
         sent = self.template.send(m.Fork(worker=id, home=str(home)), [theirs.fileno(), write])
         theirs.close()
         os.close(write)
@@ -203,7 +203,7 @@ class Version:
         id = f"{'t' if fork else 'w'}{around.number()}"
         home, group = self._place(id)
         spec = self.spec
-        process = launch(module, id, home=home, group=group, environment=environment(spec.environment))
+        process = launch(module, id, of=spec.id, home=home, group=group, environment=environment(spec.environment))
         grouped = group is not None
         boot = m.Boot(
             spec=spec,
