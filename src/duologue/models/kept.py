@@ -70,7 +70,6 @@ class Kept:
         self._rate = rate
         self._ring = Ring(int(KEEP_S * rate) * 2)
         self._onset = Onset(rate)
-        self._answered_to = self._before = 0  # and what that was before the last turn
         self._preroll = int(PREROLL_S * rate)
         self._spare = int(_SPARE_S * rate)
 
@@ -79,13 +78,13 @@ class Kept:
         """Position after the newest sample."""
         return self._ring.end
 
-    def judge(self) -> tuple[bool, bool]:
-        """Whether it sounds as if somebody spoke; whether, if not, as if they had just spoken what is not answered yet."""
+    def judge(self, answered_to: int) -> tuple[bool, bool]:
+        """Whether it sounds as if somebody spoke; whether, if not, as if they had just spoken, after `answered_to`."""
         end = self._ring.end
         silence_s = self._onset.silence_s(end)
         if silence_s < _PAUSE_S:
             return True, False
-        return False, silence_s < _WAIT_S and end - int(silence_s * self._rate) > self._answered_to
+        return False, silence_s < _WAIT_S and end - int(silence_s * self._rate) > answered_to
 
     def write(self, pcm: bytes, position: int) -> None:
         """The next piece of the track."""
@@ -108,18 +107,9 @@ class Kept:
             since = max(self._onset.since(now), now - int(_UNSURE_S * self._rate))
         self._ring.discard_until(min(since, now) - preroll)
 
-    def answered(self, position: int) -> None:
-        """Everything up to here is being answered."""
-        if position > self._answered_to:
-            self._before, self._answered_to = self._answered_to, position
-
-    def reopened(self) -> None:
-        """The last turn goes on: it was not answered after all."""
-        self._answered_to = self._before
-
-    def unanswered(self, after: int) -> tuple[int, int]:
-        """What nobody answered, from position `after` on, as [start, end)."""
-        return min(max(self._ring.start, self._answered_to, after), self._ring.end), self._ring.end
+    def after(self, position: int) -> tuple[int, int]:
+        """What there is from `position` on, as [start, end)."""
+        return min(max(self._ring.start, position), self._ring.end), self._ring.end
 
     def read(self, position: int, samples: int) -> bytes:
         """Up to `samples` from `position` on."""

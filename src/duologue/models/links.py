@@ -1,48 +1,36 @@
-"""What the supervisor keeps of each link below it, and of the answer that is owed."""
+"""What the supervisor keeps of each link below it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..audio import Resampler
 from ..engine.conversation import Item
 from ..errors import DuologueError, ModelConnectionError
-from ..events import ResponseOrigin
-from .base import Connection, Evidence, Lost, Model, ProviderSpeech, Setup, SpeechWindow, Spoke, SpokenWord
+from .account import Account
+from .base import (
+    Connection,
+    Evidence,
+    Lost,
+    Model,
+    ProviderCommitted,
+    ProviderSpeech,
+    Setup,
+    SpeechWindow,
+    Spoke,
+    SpokenWord,
+)
+from .kept import Kept
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
 logger = logging.getLogger("duologue.models.supervisor")
 
-
-class Owed:
-    """An answer that a link owes: to a turn, or to a command."""
-
-    __slots__ = ("end", "instructions", "kind", "origin", "response", "text", "turn")
-
-    def __init__(
-        self,
-        kind: Literal["turn", "respond", "say"],
-        *,
-        turn: str = "",
-        response: str = "",
-        text: str = "",
-        end: int = 0,
-    ) -> None:
-        self.kind = kind
-        self.turn = turn
-        self.response = response
-        self.text = text
-        self.end = end  # position of the end of the turn on the user's track
-        self.origin: ResponseOrigin = "turn"
-        self.instructions = ""
-
-    def is_answered_by(self, response: str, turn: str) -> bool:
-        """Whether a response (which answers `turn`, if any) is this answer."""
-        return turn == self.turn if self.kind == "turn" else response == self.response
+#: length of a piece of a replay: the fewer, the sooner the link has caught up
+_REPLAY_S = 0.2
 
 
 class Link:
@@ -79,6 +67,12 @@ class Link:
         if pcm:
             self.connection.audio(pcm, self._position)
             self._position += len(pcm) // 2
+
+    def replay(self, kept: Kept, start: int, end: int) -> None:
+        """Give it what the user has said in [start, end)."""
+        step = int(_REPLAY_S * self._supervisor.capabilities.input_rate)
+        for position in range(start, end, step):
+            self.audio(kept.read(position, min(step, end - position)), position)
 
     # the context of the connection
 
@@ -136,7 +130,25 @@ class Link:
         resampler = self._down.pop(response, None)
         return resampler.flush() if resampler is not None else b""
 
-    def rescaled(self, evidence: SpeechWindow | ProviderSpeech) -> SpeechWindow | ProviderSpeech:
+    def news(self, evidence: SpeechWindow | ProviderSpeech | ProviderCommitted, account: Account) -> Evidence | None:
+        """What it says of the user, as far as the floor does not know it: a replay is heard a second time."""
+        if isinstance(evidence, ProviderCommitted):
+            return None if self.repeats else evidence
+        evidence = self._rescaled(evidence)
+        known = min(self.replayed_to, account.committed_to)
+        if isinstance(evidence, SpeechWindow):
+            if evidence.end <= max(account.heard_to, known):
+                return None
+            account.heard(evidence.end)
+        elif evidence.position < known:
+            return None
+        elif evidence.fact == "started":
+            self.repeats = False
+        elif evidence.fact == "stopped":
+            account.stopped(evidence.position)
+        return evidence
+
+    def _rescaled(self, evidence: SpeechWindow | ProviderSpeech) -> SpeechWindow | ProviderSpeech:
         """Its positions at the session's rate."""
         mine, theirs = self.input_rate, self._supervisor.capabilities.input_rate
         if mine == theirs:
