@@ -117,6 +117,15 @@ def test_a_turn_that_goes_on_was_not_answered() -> None:
     assert account.owed is None
 
 
+def test_a_turn_that_goes_on_before_its_answer_sounds_leaves_the_one_before_it_answered() -> None:
+    account = Account(RATE)
+    account.commit("t1", "", 1000)
+    _note(account, Began(response="r1", turn="t1"), _spoke("r1"), Ended(response="r1"))
+    account.commit("t2", "", 5000)
+    account.reopen()
+    assert account.answered_to == 1000
+
+
 def test_what_was_said_is_known_from_the_history_or_from_what_was_typed() -> None:
     history = [Item(kind="user", id="t1", text="where next"), Item(kind="assistant", id="r1", text="Left.")]
     assert Owed("turn", turn="t1", text="typed").said(history) == "where next"
@@ -211,6 +220,7 @@ class Talk(RuleBasedStateMachine):
         self.making: dict[str, str] = {}  # by the session's id: the turn that it is to
         self.begun: set[str] = set()
         self.over: list[str] = []
+        self.answered_before = 0  # the last turn
 
     def _tell(self, evidence: Evidence) -> None:
         owed = self.account.owed
@@ -229,7 +239,7 @@ class Talk(RuleBasedStateMachine):
     def commit(self, late: int) -> None:
         self.position += late
         self.turns += 1
-        before = self.account.committed_to
+        before, self.answered_before = self.account.committed_to, self.account.answered_to
         owed = self.account.commit(f"t{self.turns}", "", self.position)
         assert owed == (self.account.owed is not None)
         assert before <= self.account.committed_to <= self.position
@@ -238,6 +248,7 @@ class Talk(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.account.reopen()
         assert self.account.owed is None
+        assert self.account.answered_to == self.answered_before
 
     @rule(ahead=st.booleans())
     def begin(self, ahead: bool) -> None:

@@ -119,6 +119,7 @@ class Account:
     def commit(self, turn: str, typed: str, position: int) -> bool:
         """The turn is over, `position` being where the track is. Whether an answer to it is owed from now on."""
         owed = Owed("turn", turn=turn, text=typed, end=self._end_of_turn(position))
+        self._before = self.answered_to
         made_already = turn in self._ahead.values()
         if made_already or any(made.audible and made.turn == turn for made in self._making.values()):
             self._sounded(owed)
@@ -240,8 +241,8 @@ class Account:
 
     def _sounded(self, owed: Owed) -> None:
         """The answer has begun to sound: what it answers is not to be heard by another link as well."""
-        if owed.kind == "turn" and owed.end > self.answered_to:
-            self._before, self.answered_to = self.answered_to, owed.end
+        if owed.kind == "turn":
+            self.answered_to = max(self.answered_to, owed.end)
 
     # ------------------------------------------------------------------ from one link to the next
 
