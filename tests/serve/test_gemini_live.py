@@ -16,6 +16,7 @@ from duologue import Agent
 from duologue.channels.link import SocketClosedError
 from duologue.engine.conversation import Conversation
 from duologue.models import Model
+from duologue.models.base import Connection, Context
 from duologue.serve import ServeOptions, create_app
 from duologue.serve.app import Server
 from duologue.serve.gemini_handles import Handles
@@ -23,7 +24,7 @@ from duologue.serve.gemini_live import Gemini
 from duologue.testing.clock import run_virtual
 from duologue.testing.script import Script
 from duologue.testing.script_model import ScriptModel
-from duologue.testing.scripted import Reply
+from duologue.testing.scripted import Reply, ScriptedConnection
 from duologue.wire.gemini_live import ServerLimits
 from tests.real_clients.scripted_server import UTTERANCES, Scripted, echo, speech
 
@@ -498,14 +499,32 @@ def test_an_answer_that_is_interrupted_before_it_sounds_is_told_as_interrupted()
     assert ends[4:] == ["outputTranscription", "generationComplete", "turnComplete"]
 
 
-def test_what_is_said_after_a_text_before_its_answer_sounds_is_transcribed_and_the_text_is_not() -> None:
+class VoiceAlone(Scripted):
+    """Recognises of a turn what was spoken in it, without what was typed."""
+
+    async def open(self, context: Context) -> Connection:
+        return VoiceAloneConnection(self, context)
+
+
+class VoiceAloneConnection(ScriptedConnection):
+    def prepare(self, turn: str, *, reply: bool) -> None:
+        typed, self._typed = self._typed, ""
+        super().prepare(turn, reply=reply)
+        self._typed = typed
+
+
+@pytest.mark.parametrize("kind", [Scripted, VoiceAlone])
+def test_what_is_said_after_a_text_before_its_answer_sounds_is_transcribed_and_the_text_is_not(
+    kind: type[Scripted],
+) -> None:
     async def script(peer: Peer, server: Server) -> None:
         peer.realtime(text="and now")
         peer.says(1, 1.0)
         peer.says(0, 1.0)
         await asyncio.sleep(4)
 
-    peer = held(script, setup={}, answer=lambda text, context: Reply(text=f"You said {text}.", delay_s=1.0))
+    answering = kind(UTTERANCES, lambda text, context: Reply(text=f"You said {text}.", delay_s=1.0), rate=16_000)
+    peer = held(script, setup={}, model_of=answering)
     texts = [message.get("serverContent", {}).get("inputTranscription", {}) for message in peer.got]
     assert "".join(text.get("text", "") for text in texts).strip() == "hello there"
     assert "hello there" in peer.said()

@@ -174,10 +174,12 @@ class GeminiChannel(Channel):
 
     def _words(self, turn: str, text: str, *, finished: bool = False) -> None:
         """Send what was recognised since the last time; what was sent cannot be taken back."""
-        typed = self._written.get(turn, "")
-        before = self._told[1] if self._told[0] == turn else typed
-        if self._writing or (typed and text == typed) or not text.startswith(before):
-            return  # the user may go on by voice with what was typed
+        if typed := self._written.get(turn, ""):
+            # The user may go on by voice with what was typed, and a model may recognise that alone.
+            text = text.removeprefix(typed)
+        before = self._told[1] if self._told[0] == turn else ""
+        if self._writing or (typed and not text) or not text.startswith(before):
+            return
         self._protocol.heard(text[len(before) :], finished=finished)
         self._told = (turn, text)
 
