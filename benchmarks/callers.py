@@ -125,11 +125,12 @@ class MarkedCaller(ScriptedCaller):
         self.port.ended("hangup")
 
     def _over(self, now: float) -> bool:
-        """Whether the last turn was answered, and the answer has ended."""
+        """Whether the last turn was answered, words of it have come, and the answer has ended or was interrupted."""
         turn = self.turns[-1]
         if turn.ended is None:
             return False
-        return self._next_at > 0 or now - turn.ended > _PATIENCE_S
+        worded = not self.sounded or next(reversed(self.sounded)) in self.worded
+        return (self._next_at > 0 and worded) or now - turn.ended > _PATIENCE_S
 
     def _frame(self, position: int, now: float) -> bytes:
         if not (self.speaking or self.stop or self.mute):
