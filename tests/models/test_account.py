@@ -186,6 +186,21 @@ def test_what_sounded_is_gone_on_with_or_begun_anew_if_no_word_is_known(words: b
     assert _note(account, Began(response="r2", origin="turn"), Ended(response="r2"))
 
 
+@pytest.mark.parametrize("sounds", [True, False])
+def test_what_goes_on_with_an_answer_is_no_answer_to_the_turn_that_comes_between(sounds: bool) -> None:
+    account, *_ = _interrupted(_spoke("r1"))
+    assert account.owed is not None
+    account.go_on(account.owed, "r2")
+    _note(account, Began(response="r2", origin="turn"))
+    account.commit("t2", "", 5000)
+    if sounds:
+        _note(account, _spoke("r2"))
+    assert not _note(account, Ended(response="r2", status="cancelled"))
+    assert account.owed is not None
+    assert account.owed.turn == "t2"
+    assert account.answered_to == 1000
+
+
 def test_what_called_tools_is_not_asked_for_again() -> None:
     account, ends, interrupted = _interrupted(_called("r1"))
     assert (ends, interrupted) == ([Ended(response="r1")], False)

@@ -69,10 +69,10 @@ class _Made:
 
     __slots__ = ("audible", "calls", "loose", "text", "turn")
 
-    def __init__(self, began: Began) -> None:
+    def __init__(self, began: Began, *, asked: bool) -> None:
         self.turn = began.turn
         #: the provider made it by itself and says of no turn that it answers it: it answers the one that is owed
-        self.loose = began.origin == "turn" and not began.turn
+        self.loose = began.origin == "turn" and not began.turn and not asked
         self.text = False
         self.audible = False
         self.calls = False
@@ -194,7 +194,7 @@ class Account:
             self._ours[began.response] = unnoticed
             while len(self._ours) > _REMEMBERED:
                 del self._ours[next(iter(self._ours))]
-        self._making[unnoticed] = _Made(began)
+        self._making[unnoticed] = _Made(began, asked=owed.kind != "turn")
         return True
 
     def ours(self, response: str) -> str:
@@ -209,7 +209,8 @@ class Account:
         """A response got on, by the session's id; `speaks`: as sound. Whether nothing is owed any more, for that."""
         match evidence:
             case Began():
-                self._making[evidence.response] = _Made(evidence)
+                asked = self.owed is not None and self.owed.response == evidence.response
+                self._making[evidence.response] = _Made(evidence, asked=asked)
                 if evidence.turn in self._ahead.values():  # it replaces what was made before
                     self._ahead = {response: turn for response, turn in self._ahead.items() if turn != evidence.turn}
             case Said() if (made := self._making.get(evidence.response)) is not None:
