@@ -167,6 +167,19 @@ def test_what_nobody_has_noticed_is_taken_up_by_the_next_link_under_its_name() -
     assert not account.takes_up(Began(response="r9", turn="t1")), "it was taken up"
 
 
+def test_of_two_that_nobody_has_noticed_one_is_taken_up() -> None:
+    account, ends, _ = _interrupted(Began(response="r2", turn="t1"))
+    assert ends == [Ended(response="r1", status="cancelled")]
+    assert account.takes_up(Began(response="r3", turn="t1"))
+    assert account.theirs("r2") == "r3"
+
+
+def test_what_nobody_has_noticed_ends_where_another_that_sounded_is_gone_on_with() -> None:
+    _, ends, interrupted = _interrupted(_spoke("r1"), Began(response="r2", turn="t1"))
+    assert interrupted
+    assert ends == [Ended(response="r1"), Ended(response="r2", status="cancelled")]
+
+
 def test_words_that_did_not_sound_are_made_anew() -> None:
     account, ends, interrupted = _interrupted(Said(response="r1", text="You "))
     assert (ends, interrupted) == ([Ended(response="r1", status="cancelled")], False)
@@ -232,7 +245,7 @@ class Talk(RuleBasedStateMachine):
         self.position = 0
         self.turns = 0
         self.responses = 0
-        self.making: dict[str, str] = {}  # by the session's id: the turn that it is to
+        self.making: set[str] = set()  # by the session's ids
         self.begun: set[str] = set()
         self.over: list[str] = []
         self.answered_before = 0  # the last turn
@@ -267,11 +280,8 @@ class Talk(RuleBasedStateMachine):
 
     @rule(ahead=st.booleans())
     def begin(self, ahead: bool) -> None:
-        turn = f"t{self.turns + ahead}"
-        if turn in self.making.values():
-            return  # a link answers a turn once
         self.responses += 1
-        began = Began(response=f"r{self.responses}", turn=turn)
+        began = Began(response=f"r{self.responses}", turn=f"t{self.turns + ahead}")
         if self.account.takes_up(began):
             ours = self.account.ours(began.response)
             assert ours in self.begun
@@ -280,7 +290,7 @@ class Talk(RuleBasedStateMachine):
             ours = began.response
             self._tell(began)
         self.begun.add(ours)
-        self.making[ours] = turn
+        self.making.add(ours)
         assert self.account.makes(ours)
 
     @precondition(lambda self: self.making)
@@ -293,7 +303,7 @@ class Talk(RuleBasedStateMachine):
     @rule(data=st.data(), status=st.sampled_from(["completed", "cancelled", "failed"]))
     def end(self, data: st.DataObject, status: str) -> None:
         response = data.draw(st.sampled_from(sorted(self.making)))
-        del self.making[response]
+        self.making.remove(response)
         self.over.append(response)
         self._tell(Ended(response=response, status=status))  # type: ignore[arg-type]
         assert not self.account.makes(response)
@@ -302,7 +312,7 @@ class Talk(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         response = data.draw(st.sampled_from(sorted(self.making)))
-        del self.making[response]
+        self.making.remove(response)
         self.over.append(response)
         owed = self.account.owed
         assert self.account.cancel(response) == (owed is not None and self.account.owed is None)
@@ -313,15 +323,15 @@ class Talk(RuleBasedStateMachine):
         ends, interrupted = self.account.cut()
         ended = [end.response for end in ends]
         self.over += ended
-        left = set(self.making) - set(ended)
+        left = self.making - set(ended)
         assert len(left) <= 1, "each ends, but for one that the next link may make"
         assert not left or owed is not None
-        self.making = {}
+        self.making = set()
         assert not self.account.sounds
         if interrupted and self.account.owed is not None:
             self.responses += 1
             self.account.go_on(self.account.owed, f"r{self.responses}")
-            assert not left
+            assert not left, "it is what is gone on with"
         elif waive:
             self.over += [unnoticed] if (unnoticed := self.account.waive()) else []
             assert set(self.over) >= left

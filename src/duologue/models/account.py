@@ -251,7 +251,7 @@ class Account:
         """What the link before was making ends where it is. Its ends, and whether something that sounded was to go on."""
         ends: list[Ended] = []
         interrupted = False
-        owed, self._unnoticed = self.owed, ""
+        owed, unnoticed = self.owed, ""
         for response, made in self._making.items():
             if made.calls:
                 # Its tools run, and their results will be answered. Asked again, it would call them twice.
@@ -261,9 +261,15 @@ class Account:
                 interrupted, self._wordless = True, not made.text
                 ends.append(Ended(response=response))
             elif owed is not None and not made.text and owed.is_answered_by(response, made.turn):
-                self._unnoticed = response  # the next link makes it
+                if unnoticed:
+                    ends.append(Ended(response=unnoticed, status="cancelled"))
+                unnoticed = response
             else:
                 ends.append(Ended(response=response, status="cancelled"))
+        if unnoticed and (interrupted or self.owed is None):
+            ends.append(Ended(response=unnoticed, status="cancelled"))
+            unnoticed = ""
+        self._unnoticed = unnoticed  # the next link makes it
         self._making.clear()
         return ends, interrupted
 
