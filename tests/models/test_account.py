@@ -180,6 +180,18 @@ def test_what_nobody_has_noticed_ends_where_another_that_sounded_is_gone_on_with
     assert ends == [Ended(response="r1"), Ended(response="r2", status="cancelled")]
 
 
+def test_what_was_cut_off_is_not_gone_on_with_where_a_later_turn_is_owed() -> None:
+    account = Account(RATE)
+    account.commit("t1", "", 1000)
+    _note(account, Began(response="r1", turn="t1"), _spoke("r1"))
+    account.commit("t2", "", 5000)
+    _note(account, Began(response="r2", turn="t2"))
+    ends, interrupted = account.cut()
+    assert (ends, interrupted) == ([Ended(response="r1")], False)
+    assert account.takes_up(Began(response="r3", turn="t2"))
+    assert account.theirs("r2") == "r3"
+
+
 def test_words_that_did_not_sound_are_made_anew() -> None:
     account, ends, interrupted = _interrupted(Said(response="r1", text="You "))
     assert (ends, interrupted) == ([Ended(response="r1", status="cancelled")], False)

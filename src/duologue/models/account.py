@@ -248,7 +248,7 @@ class Account:
     # ------------------------------------------------------------------ from one link to the next
 
     def cut(self) -> tuple[list[Ended], bool]:
-        """What the link before was making ends where it is. Its ends, and whether something that sounded was to go on."""
+        """What the link before was making ends where it is. Its ends, and whether what is owed had begun to sound."""
         ends: list[Ended] = []
         interrupted = False
         owed, unnoticed = self.owed, ""
@@ -258,7 +258,8 @@ class Account:
                 self.owed = None
                 ends.append(Ended(response=response))
             elif made.audible:
-                interrupted, self._wordless = True, not made.text
+                if owed is not None and made.answers(response, owed):
+                    interrupted, self._wordless = True, not made.text
                 ends.append(Ended(response=response))
             elif owed is not None and not made.text and owed.is_answered_by(response, made.turn):
                 if unnoticed:
