@@ -51,6 +51,8 @@ ANSWER_S = (0.8, 2.2)
 #: how far a provider's audio runs ahead of its being played
 LEAD_S = 0.2
 _CHUNK_S = 0.1
+#: window in which a provider judges whether somebody speaks, at most, ms
+_WINDOW_MS = 32
 #: answers that their sound tells apart
 _SOUNDS = 32_000
 _KEY, _SECRET = "AKIDEXAMPLE", "SECRETEXAMPLEKEY"
@@ -92,7 +94,8 @@ class Stand:
 class Ear(Connection):
     """One connection's provider: hears marked audio, answers each turn with ``Answer N. ...``."""
 
-    def __init__(self, stand: Stand, context: Context) -> None:
+    def __init__(self, stand: Stand, context: Context, rate: int) -> None:
+        self._window = rate * _WINDOW_MS // 1000
         self._stand = stand
         self._context = context
         self._reader = Reader()
@@ -109,7 +112,11 @@ class Ear(Connection):
         stand.received.append(self.account)
 
     def audio(self, pcm: bytes, position: int) -> None:
-        """See Connection."""
+        """See Connection. However long the pieces are that it comes in, speech is judged window by window."""
+        for at in range(0, len(pcm), 2 * self._window):
+            self._hear(pcm[at : at + 2 * self._window], position + at // 2)
+
+    def _hear(self, pcm: bytes, position: int) -> None:
         runs, speaking = self._reader.read(pcm)
         extend(self.account.runs, runs)
         extend(self._turn, runs)
@@ -229,7 +236,7 @@ class Provider(Model):
 
     async def open(self, context: Context) -> Connection:
         """See Model."""
-        return Ear(self._stand, context)
+        return Ear(self._stand, context, self._rate)
 
 
 class Door:

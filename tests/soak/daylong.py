@@ -46,8 +46,8 @@ FACT = "The user's dog is called Quixote the Fourth."
 class SoakEar(Ear):
     """A provider that sometimes calls a tool before it answers."""
 
-    def __init__(self, stand: Stand, context: Context) -> None:
-        super().__init__(stand, context)
+    def __init__(self, stand: Stand, context: Context, rate: int) -> None:
+        super().__init__(stand, context, rate)
         self._turns = 0
         self._called: tuple[Runs, Runs] | None = None
 
@@ -70,7 +70,7 @@ class SoakProvider(Provider):
 
     async def open(self, context: Context) -> Connection:
         """See Model."""
-        return SoakEar(self._stand, context)
+        return SoakEar(self._stand, context, self._rate)
 
 
 class _Sent(list[Any]):
