@@ -56,7 +56,6 @@ class App:
             await asyncio.sleep(0.005)
         yield "second"
 
-
     async def breaks(self) -> AsyncIterator[dict[str, str]]:
         """Fails after its first piece."""
         yield {"a": "ø\n"}
