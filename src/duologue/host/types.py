@@ -39,6 +39,7 @@ class HostError(DuologueError):
     """What a client of the host is told: an HTTP status, the documented error name, a message, more headers.
 
     `type` is the managed service's name (`ValidationException`, `AccessDeniedException`, …), sent as `x-amzn-ErrorType`.
+    `detail` is for those who own the agent, such as the end of its output: it is not told to its callers.
     """
 
     def __init__(
@@ -50,13 +51,20 @@ class HostError(DuologueError):
         headers: tuple[tuple[str, str], ...] = (),
         body: dict[str, Any] | None = None,
         hint: str = "",
+        detail: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
+        self.detail = detail
         self.code = type
         self.status = status
         self.type = type
         self.headers = headers
         self.body = body
+
+    def whole(self) -> HostError:
+        """The same, with what its callers are not told in the message."""
+        message = f"{self.message} {self.detail}".strip()
+        return HostError(self.status, self.type, message, headers=self.headers, body=self.body, hint=self.hint)
 
 
 # --------------------------------------------------------------------------- requests

@@ -184,6 +184,25 @@ async def test_code_that_cannot_be_loaded_says_where(tmp_path: Path) -> None:
             await made.prepare(spec(deploy(tmp_path / "src", main="x = 1\n"), version=2))
 
 
+async def test_callers_are_not_told_what_an_agent_wrote_before_it_ended(tmp_path: Path) -> None:
+    """Its owner is: what it wrote may be anything."""
+    ends = "import os\nif os.path.exists(__file__ + '.gone'):\n    print('private words', flush=True); os._exit(3)\n"
+    source = deploy(tmp_path / "src", main=ends + ANYTHING)
+    command = (sdk_command()[0], "-m", "uvicorn", "main:app", "--uds", SOCKET_WORD, "--log-level", "warning")
+    async with fleet(first_ping_s=30.0) as made:
+        of = [spec(source, tier="cold"), spec(source, "command", command=command, version=2)]
+        for each in of:
+            await made.prepare(each)
+        (source / "main.py.gone").touch()
+        for each in of:
+            with pytest.raises(HostError, match=r"ended before it") as caught:
+                await begin(made, each)
+            assert "private" not in str(caught.value)
+            assert "private words" in caught.value.detail
+        with pytest.raises(HostError, match="private words"):  # whoever deploys
+            await made.prepare(msgspec.structs.replace(of[0], version=3))
+
+
 async def test_a_command_that_ends_at_once_shows_its_last_words(tmp_path: Path) -> None:
     source = deploy(tmp_path / "src", main="import sys; sys.exit('no licence')")
     async with fleet(first_ping_s=20.0) as made:

@@ -291,7 +291,7 @@ class LocalPlacement[W: WorkerLike]:
             await self._claim(live)
             worker = await self._worker(live)
         except BaseException as error:
-            said = str(error) if isinstance(error, HostError) else "the host failed"
+            said = str(error.whole()) if isinstance(error, HostError) else "the host failed"
             await self._over(live, f"failed: {said}"[:300])
             self.counts["failed"] += 1
             raise

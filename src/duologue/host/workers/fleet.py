@@ -120,6 +120,12 @@ class Fleet:
         A throw-away child serves `/ping` before anybody else is served.
         Raises HostError 424 if it cannot run at all, or not in the isolation that it asks for.
         """
+        try:
+            return await self._prepared(spec)
+        except HostError as error:
+            raise error.whole() from error
+
+    async def _prepared(self, spec: VersionSpec) -> Probe:
         task = self._probes.get(spec.id)
         if task is None:
             task = self._probes[spec.id] = asyncio.ensure_future(self._prepare(spec))
@@ -195,8 +201,7 @@ class Fleet:
         )
         try:
             if (wrong := await self._first_ping(worker)) is not None:
-                tail = f" Its output ends with: {worker.process.tail[-1000:]}" if worker.process.tail else ""
-                raise HostError(424, "RuntimeClientError", wrong + tail)
+                raise HostError(424, "RuntimeClientError", wrong, detail=worker.process.last_words)
         finally:
             worker.intent = "stopped"
             worker.process.kill()
@@ -233,7 +238,7 @@ class Fleet:
         """
         self._admission.take()
         try:
-            await self.prepare(spec)
+            await self._prepared(spec)
             version = self._versions.get(spec.id)
             if version is None:
                 raise HostError(424, "RuntimeClientError", f"{spec.id} is retired.")
@@ -250,7 +255,7 @@ class Fleet:
             if worker.foreign and (wrong := await self._first_ping(worker)) is not None:
                 worker.intent = "failed"
                 worker.process.kill()
-                raise HostError(424, "RuntimeClientError", wrong)
+                raise HostError(424, "RuntimeClientError", wrong, detail=worker.process.last_words)
         except BaseException:
             self._admission.give_back()
             raise

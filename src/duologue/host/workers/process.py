@@ -85,6 +85,11 @@ class Process:
         """The end of what it wrote to standard output and error."""
         return self._tail.decode("utf-8", "replace").strip()
 
+    @property
+    def last_words(self) -> str:
+        """The same as a sentence; "" if it wrote nothing."""
+        return f"Its output ends with: {self.tail[-1000:]}" if self.tail else ""
+
     # ------------------------------------------------------------------ talking
 
     def send(self, message: m.ToProcess, fds: Sequence[int] = ()) -> bool:
@@ -163,10 +168,10 @@ class Process:
         if (answer := self._answers.get(key)) is not None and not answer.done():
             answer.set_result(value)
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, message: str, detail: str = "") -> None:
         for future in (self.loaded, self.hello, self.ready):
             if not future.done():
-                future.set_exception(HostError(424, "RuntimeClientError", message))
+                future.set_exception(HostError(424, "RuntimeClientError", message, detail=detail))
 
     # ------------------------------------------------------------------ its life
 
@@ -240,7 +245,7 @@ class Process:
             self.starved = self.group.starved()
             self.group.kill()  # what it started and left behind
             self._remove_group(self.group, _REMOVALS)
-        self._fail(f"The process ended before it was ready.{_says(self.tail)}")
+        self._fail("The process ended before it was ready.", self.last_words)
         for answer in self._answers.values():
             if not answer.done():
                 answer.cancel()
@@ -349,10 +354,6 @@ def describe(status: int | None) -> str:
     if os.WIFSIGNALED(status):
         return f"signal {signal.Signals(os.WTERMSIG(status)).name}"
     return f"exit code {os.waitstatus_to_exitcode(status)}"
-
-
-def _says(tail: str) -> str:
-    return f" Its output ends with: {tail[-1000:]}" if tail else ""
 
 
 def _set[T](future: asyncio.Future[T], value: T) -> None:

@@ -155,7 +155,7 @@ class Version:
             try:
                 process = await self._fork()
             except HostError as error:
-                logger.warning("%s: no child for the pool: %s", self.spec.id, error)
+                logger.warning("%s: no child for the pool: %s", self.spec.id, error.whole())
                 return
             self._pool.append(process)
             if self.retired:
