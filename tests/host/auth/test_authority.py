@@ -324,8 +324,10 @@ async def test_several_modes_on_one_endpoint_or_one(oauth: tuple[World, Provider
         assert error.message.startswith("Authorization method mismatch")
     assert await world.authority.authenticate(bearer(token(RSA, provider.issuer)), route())
     world.spec = msgspec.structs.replace(world.spec, auth={})
-    error = await refused(world, bearer(token(RSA, provider.issuer)))
-    assert error.message.startswith("Authorization method mismatch")
+    for sent in (bearer(token(RSA, provider.issuer)), bearer("a-key-cut-short")):
+        error = await refused(world, sent)
+        assert error.message.startswith("Authorization method mismatch")
+        assert "API key: they begin with dlk_" in str(error)
     await world.authority.aclose()
 
 

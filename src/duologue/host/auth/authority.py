@@ -258,7 +258,9 @@ class HostAuthority:
 
     async def _of_token(self, token: str, tenant: str, runtime: str, auth: RuntimeAuth) -> Identity:
         if auth.jwt is None:
-            raise errors.mode_mismatch()
+            raise errors.mode_mismatch(
+                f"It takes no tokens; if this was to be an API key: they begin with {API_KEY_PREFIX}"
+            )
         found = await self._tokens.check(token, auth.jwt)
         return Identity(
             principal=Principal(tenant=tenant, issuer=found.issuer, subject=found.subject),

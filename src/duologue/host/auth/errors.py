@@ -31,9 +31,9 @@ def invalid(message: str, *, field: str = "") -> HostError:
     return HostError(400, "ValidationException", message, body=body)
 
 
-def denied(message: str) -> HostError:
+def denied(message: str, hint: str = "") -> HostError:
     """403: known, but not allowed; or a credential that is not good here."""
-    return HostError(403, "AccessDeniedException", message)
+    return HostError(403, "AccessDeniedException", message, hint=hint)
 
 
 def not_allowed(principal: str, role: Role, runtime: str) -> HostError:
@@ -60,11 +60,12 @@ def unknown_key() -> HostError:
     return HostError(403, "UnrecognizedClientException", "The security token included in the request is invalid.")
 
 
-def mode_mismatch() -> HostError:
+def mode_mismatch(hint: str = "") -> HostError:
     return denied(
         "Authorization method mismatch. The agent is configured for a different authorization method than what was used "
         "in your request. Check the agent's authorization configuration and ensure your request uses the matching "
-        "method (OAuth or SigV4)"
+        "method (OAuth or SigV4)",
+        hint,
     )
 
 
