@@ -39,14 +39,23 @@ class Host:
         self._process = process
         self._where = Where(data=data)
 
-    async def deploy(self, name: str, *, tier: str, environment: Mapping[str, str] | None = None) -> str:
-        """Deploy the agent of this folder; the URL to call it at."""
-        archive = pack(_AGENT)
+    async def deploy(
+        self,
+        name: str,
+        *,
+        tier: str,
+        environment: Mapping[str, str] | None = None,
+        source: Path = _AGENT,
+        kind: Literal["agent", "asgi"] = "agent",
+    ) -> str:
+        """Deploy the agent of this folder, or `source`; the URL to call it at."""
+        archive = pack(source)
         digest = hashlib.sha256(archive).hexdigest()
         body = {
             "name": name,
             "archive": digest,
-            "entry": _AGENT.name,
+            "kind": kind,
+            "entry": source.name,
             "tier": tier,
             "environment": dict(environment or {}),
             "limits": {"memory_bytes": (4 << 30) if tier == "shared" else (512 << 20)},
