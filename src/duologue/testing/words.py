@@ -117,7 +117,7 @@ def number_words(number: int) -> str:
 def _spell(found: re.Match[str]) -> str:
     text = found.group().replace(",", "")
     if found.lastgroup == "money":
-        whole, _, cents = text.lstrip("$ ").partition(".")
+        whole, _, cents = text.lstrip("$").lstrip().partition(".")
         spelt = f"{number_words(int(whole))} {'dollar' if int(whole) == 1 else 'dollars'}"
         text = spelt + (f" {number_words(int(cents))} cents" if cents.strip("0") else "")
     elif found.lastgroup == "clock":
