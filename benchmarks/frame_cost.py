@@ -1,7 +1,8 @@
 """What one 20 ms frame each way costs a live session, in CPU time.
 
-A client talks protocol v1 over a socket that is a queue in memory; everything behind it is the real thing: link, decoding,
-the ring that keeps unanswered audio, floor, ledger, pacing, journal, turn records, encoding. It sends a frame each 20 ms,
+A client talks protocol v1 over a socket in memory; everything behind it is the real thing: link, decoding, the ring that keeps
+unanswered audio, floor, ledger, pacing, journal, turn records, encoding. The socket is direct, as those of the host are
+(`duologue/channels/link.py`); what the two tasks add that drive any other socket is listed apart. It sends a frame each 20 ms,
 acknowledges what it got four times and playout ten times a second, and answers pings; every twenty seconds it asks something
 and is answered for seventeen. All of it runs on virtual time, so that nothing waits; CPU time is that of the process, the
 journal's thread included.
@@ -31,7 +32,7 @@ import msgspec
 
 from benchmarks.harness import Options, Result, main
 from duologue.audio import Resampler
-from duologue.channels.link import SocketClosedError, new_token, run_link
+from duologue.channels.link import End, SocketClosedError, new_token, run_link
 from duologue.channels.websocket import WebSocketChannel
 from duologue.engine.limits import LimitOptions
 from duologue.models.base import Context
@@ -68,7 +69,7 @@ _HELLO = msgspec.json.encode(
 
 
 class Client:
-    """A client and its socket in one: the far end of a call."""
+    """A client and its socket in one: the far end of a call. See `DirectClient` for the one that is measured."""
 
     def __init__(self) -> None:
         self._inbox: deque[str | bytes] = deque()
@@ -95,6 +96,9 @@ class Client:
         return self._inbox.popleft()
 
     async def send(self, message: str | bytes) -> None:
+        self._got(message)
+
+    def _got(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
             self.received += 1
             self._n, position = _PLACE.unpack_from(message, _PLACE_AT)
@@ -159,6 +163,59 @@ class Client:
         self._push('{"type":"bye","code":"done"}')
 
 
+class DirectClient(Client):
+    """The same over a direct socket."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._to: End | None = None
+        self._asked = False
+
+    def attach(self, end: End) -> None:
+        self._to = end
+
+    def detach(self) -> None:
+        self._to = None
+
+    def ready(self) -> None:
+        if not self._asked:
+            self._asked = True
+            asyncio.get_running_loop().call_soon(self._fill)
+
+    def _fill(self) -> None:
+        self._asked = False
+        if self._to is not None:
+            self._to.fill()
+
+    def post(self, message: str | bytes) -> bool:
+        self._got(message)
+        return True
+
+    def _push(self, message: str | bytes) -> None:
+        if self._to is not None:
+            self._to.take(message)
+
+
+class Nobody:
+    """Takes what a client says; with `answers` it is sent as much audio as it sends."""
+
+    def __init__(self, client: DirectClient, answers: bool) -> None:
+        self._client = client
+        self._answers = answers
+        self._position = 0
+        self._pcm = bytes(int(2 * OUTPUT_RATE * _FRAME_S))
+
+    def take(self, message: str | bytes) -> None:
+        if self._answers and isinstance(message, bytes):
+            position = self._position
+            self._client.post(encode_agent_audio(1, position + 1, position, 1, position, self._pcm))
+            self._position += len(self._pcm) // 2
+
+    def gone(self, code: int) -> None: ...
+
+    def fill(self) -> None: ...
+
+
 class Opener:
     """Gives the client a session of its own."""
 
@@ -201,12 +258,13 @@ async def journal(kind: str) -> AsyncIterator[Committer | None]:
             store.close()
 
 
-async def _call(seconds: float, *, asks: bool, kind: str) -> tuple[float, int, int]:
+async def _call(seconds: float, *, asks: bool, kind: str, direct: bool = True) -> tuple[float, int, int]:
     """CPU seconds, user frames and agent frames of a call, its beginning and end left out."""
-    client = Client()
+    client = DirectClient() if direct else Client()
     async with journal(kind) as committer:
         opener = Opener(committer)
         link = asyncio.create_task(run_link(client, _HELLO, opener, notice=lambda channel: ""))
+        await asyncio.sleep(1.0)
         client.asks = asks
         await client.talk(2 * _ROUND_S)
         gc.collect()
@@ -224,36 +282,24 @@ async def _call(seconds: float, *, asks: bool, kind: str) -> tuple[float, int, i
 
 
 async def _nobody(seconds: float, *, answers: bool) -> tuple[float, int, int]:
-    """The same of the client and its queue alone: somebody reads, and sends as much audio back if there are `answers`."""
-    client = Client()
-    reader = asyncio.create_task(_drain(client, answers))
+    """The same of the client alone."""
+    client = DirectClient()
+    client.attach(Nobody(client, answers))
     await client.talk(2 * _ROUND_S)
     gc.collect()
     before = (client.sent, client.received)
     began = time.process_time()
     await client.talk(seconds)
-    cpu = time.process_time() - began
-    counted = (client.sent - before[0], client.received - before[1])
-    client.hang_up()
-    await reader
-    return cpu, *counted
-
-
-async def _drain(client: Client, answers: bool) -> None:
-    position, pcm = 0, bytes(int(2 * OUTPUT_RATE * _FRAME_S))
-    while not isinstance(message := await client.receive(), str) or not message.startswith('{"type":"bye"'):
-        if answers and isinstance(message, bytes):
-            await client.send(encode_agent_audio(1, position + 1, position, 1, position, pcm))
-            position += len(pcm) // 2
+    return time.process_time() - began, client.sent - before[0], client.received - before[1]
 
 
 def _stand_in() -> float:
     """CPU microseconds of the scripted model for a frame of user audio, reporting to nobody."""
 
-    class Nobody:
+    class Silent:
         def report(self, evidence: object) -> None: ...
 
-    connection = ScriptedConnection(ScriptedModel([], lambda text, context: Reply()), cast(Context, Nobody()))
+    connection = ScriptedConnection(ScriptedModel([], lambda text, context: Reply()), cast(Context, Silent()))
     pcm, count = bytes(2 * _SAMPLES), 20_000
     began = time.process_time()
     for index in range(count):
@@ -274,6 +320,8 @@ def measure(options: Options) -> Result:
     client_agent = (spoken[0] - heard[0]) / spoken[2] * 1e6
     model = min(_stand_in() for _ in range(rounds))
     rows: list[tuple[object, ...]] = []
+    users: dict[str, float] = {}
+    agents: dict[str, float] = {}
     pairs: dict[str, float] = {}
     frames = 0
     for kind in ("none", "memory", "sqlite"):
@@ -281,10 +329,15 @@ def measure(options: Options) -> Result:
         talking = least(partial(_call, seconds, asks=True, kind=kind))
         user = silent[0] / silent[1] * 1e6 - client_user - model
         agent = (talking[0] - silent[0]) / talking[2] * 1e6 - client_agent
-        pairs[kind] = user + agent
+        users[kind], agents[kind], pairs[kind] = user, agent, user + agent
         frames = talking[2]
         rows.append((f"session, journal: {kind}", user, agent, user + agent))
-    rows.append(("apart: client and its queue", client_user, client_agent, client_user + client_agent))
+    silent_tasks = least(partial(_call, seconds, asks=False, kind="none", direct=False))
+    talking_tasks = least(partial(_call, seconds, asks=True, kind="none", direct=False))
+    user_tasks = silent_tasks[0] / silent_tasks[1] * 1e6 - client_user - model - users["none"]
+    agent_tasks = (talking_tasks[0] - silent_tasks[0]) / talking_tasks[2] * 1e6 - client_agent - agents["none"]
+    rows.append(("apart: two tasks for a socket that is not direct", user_tasks, agent_tasks, user_tasks + agent_tasks))
+    rows.append(("apart: client", client_user, client_agent, client_user + client_agent))
     rows.append(("apart: scripted model", model, None, None))
     rows.append(
         ("apart: resampling, where rates differ", _resampling(16_000, 24_000), _resampling(24_000, 48_000), None)
@@ -302,7 +355,7 @@ def measure(options: Options) -> Result:
             "The figure is with the journal in SQLite, group-committed for this one session alone.",
             f"Least of {rounds} runs of {seconds:g} s of call; standard event loop on virtual time, {sys.implementation.name}.",
         ),
-        details={f"pair_{kind}_us": value for kind, value in pairs.items()},
+        details={f"pair_{kind}_us": value for kind, value in pairs.items()} | {"tasks_us": user_tasks + agent_tasks},
     )
 
 
