@@ -10,7 +10,8 @@ judgement of a synthetic voice. Nothing else is inferred.
 Each minute a line: cores that gateways, workers, control and callers took, memory, how late frames came (see
 `hosted/callers.py`), round trips, and what was lost or came twice: events and frames by their numbers, samples of the agent by
 position and by content. At the end the agents say what arrived of the callers' audio, and one JSON line says it all. `holds`:
-nothing was lost, doubled, wrong or dry, no call ended unasked, and lateness was at most 40 ms (p99).
+nothing was lost, doubled, wrong or dry, no call ended unasked, and lateness was at most 40 ms (p99). When the machine itself
+stood still, which nothing that runs on it can make up for, is said beside it (`machine_stalls_ms`, see `hosted/stalls.py`).
 
 Not one of the benchmarks that `python -m benchmarks` runs. It ends by itself, and with it every process it began.
 """
@@ -31,6 +32,7 @@ from benchmarks.density import LATE_S, speech
 from benchmarks.harness import cores, machine, pinned, versions
 from benchmarks.hosted.callers import FRAME_S, Callers, round_of
 from benchmarks.hosted.host import Host, cpu_by_role, hosting, private_mb
+from benchmarks.hosted.stalls import watching
 from benchmarks.hosted.tally import Tally
 from duologue.host.workers.isolation import new_loop
 
@@ -119,7 +121,11 @@ async def run(given: argparse.Namespace) -> bool:
     gateways = given.gateways or max(1, len(served))
     total = Tally()
     minutes: list[dict[str, Any]] = []
-    async with hosting(served, tls=given.tls, gateways=gateways, sessions=sessions + 10) as host:
+    stalls: list[float] = []
+    async with (
+        watching(usable) as watch,
+        hosting(served, tls=given.tls, gateways=gateways, sessions=sessions + 10) as host,
+    ):
         url = await host.deploy("load", tier=given.tier, environment=settings)
         with pinned(ours) if apart else nullcontext():
             callers = Callers(url, host.key, host.trust, frames)
@@ -134,6 +140,7 @@ async def run(given: argparse.Namespace) -> bool:
             total.events.clear()
             total.received = total.sent = total.silent = 0
             meter, start = Meter(host), time.monotonic()
+            watch.stalls.clear()
             end = start + 60 * given.minutes
             while (left := end - time.monotonic()) > 0.5:
                 at = time.monotonic()
@@ -143,7 +150,10 @@ async def run(given: argparse.Namespace) -> bool:
                     "minute": round((time.monotonic() - start) / 60, 2),
                     **meter.look(),
                     **told(tally, sessions, time.monotonic() - at),
+                    "machine_stalls_ms": [round(1000 * stall) for stall in watch.stalls],
                 }
+                stalls += watch.stalls
+                watch.stalls.clear()
                 print(json.dumps(line), flush=True)
                 minutes.append(line)
                 total.merge(tally)
@@ -178,6 +188,7 @@ async def run(given: argparse.Namespace) -> bool:
         "joined_s": round(joined_s, 1),
         **told(total, sessions, seconds),
         "caller_samples": account | {"lost": missing},
+        "machine_stalls_ms": [round(1000 * stall) for stall in stalls] if watch.possible else None,
         "cpu": _mean([one["cpu"] for one in minutes]),
         "mb": minutes[-1]["mb"] if minutes else {},
         "turns": total.events["turn.committed"],
