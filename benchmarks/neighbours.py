@@ -22,6 +22,7 @@ from benchmarks.density import ASK_S, LATE_S, LONG_S, rounds
 from benchmarks.harness import Options, Result, cores, main
 from benchmarks.hosted.callers import Callers
 from benchmarks.hosted.host import Host, hosting
+from benchmarks.hosted.stalls import watching
 from benchmarks.hosted.tally import Tally
 from duologue.host.workers.isolation import new_loop
 
@@ -42,6 +43,7 @@ class Found:
     name: str
     tally: Tally
     seen: str
+    stalls: tuple[float, ...]
 
 
 async def under(callers: Callers, seconds: float) -> Tally:
@@ -91,7 +93,7 @@ async def run(options: Options) -> list[Found]:
     sessions, seconds = (20, 3.0) if options.quick else (50, 15.0)
     found: list[Found] = []
     usable = cores()
-    async with hosting(usable, tls=False, gateways=len(usable)) as host:
+    async with watching(usable) as watch, hosting(usable, tls=False, gateways=len(usable)) as host:
         url = await host.deploy("calls", tier="shared", environment={"LONG_S": f"{LONG_S:g}"})
         beside = await host.deploy("hostile", tier="process", source=_HOSTILE, kind="asgi")
         frames, first = rounds(ASK_S)
@@ -99,12 +101,18 @@ async def run(options: Options) -> list[Found]:
         try:
             await callers.grow(sessions)
             await asyncio.sleep(6.0)
-            found.append(Found("nobody", await under(callers, seconds), ""))
+
+            def enter(name: str, tally: Tally, seen: str = "") -> None:
+                found.append(Found(name, tally, seen, tuple(watch.stalls)))
+                watch.stalls.clear()
+
+            watch.stalls.clear()
+            enter("nobody", await under(callers, seconds))
             for name, kind in _CLIENTS.items():
-                found.append(Found(name, *await by_clients(kind, host, url, callers, seconds)))
+                enter(name, *await by_clients(kind, host, url, callers, seconds))
             for name, kind in _AGENT.items():
-                found.append(Found(name, *await by_agent(kind, host, beside, callers, seconds)))
-            found.append(Found("nobody again", await under(callers, seconds), ""))
+                enter(name, *await by_agent(kind, host, beside, callers, seconds))
+            enter("nobody again", await under(callers, seconds))
         finally:
             await callers.hang_up()
     return found
@@ -122,7 +130,17 @@ def measure(options: Options) -> Result:
         reach=f"late by at most {1000 * LATE_S:g} ms (p99) under each attack, nothing lost",
         holds=None if options.quick else worst <= LATE_S and not losses,
         n=sum(one.tally.received for one in found),
-        columns=("attack", "frames", "late ms p50", "p95", "p99", "losses", "dry", "what came of it"),
+        columns=(
+            "attack",
+            "frames",
+            "late ms p50",
+            "p95",
+            "p99",
+            "losses",
+            "dry",
+            "machine stood still, ms",
+            "what came of it",
+        ),
         rows=[
             [
                 one.name,
@@ -130,11 +148,14 @@ def measure(options: Options) -> Result:
                 *(one.tally.late.ms[name] for name in ("p50", "p95", "p99")),
                 one.tally.losses,
                 one.tally.dry,
+                " ".join(f"{1000 * stall:.0f}" for stall in one.stalls),
                 one.seen,
             ]
             for one in found
         ],
-        notes=("Callers, attackers and host share the same cores.",),
+        notes=(
+            "Callers, attackers and host share the same cores. When the machine itself stood still: `hosted/stalls.py`.",
+        ),
         packages=("picows", "uvloop"),
         details={
             one.name: {"late_ms": one.tally.late.ms, "losses": one.tally.losses, "dry": one.tally.dry, "seen": one.seen}
