@@ -21,8 +21,9 @@ from tests.browser import chromium
 
 ROOT = Path(__file__).parents[2]
 RATE = 48_000
-#: the page hears this: a question about the way (a long answer), then, over that answer, another question
-WAIT_S, OVER_S, END_S = 7.0, 6.0, 25.0
+#: the page hears this: a question about the way (a long answer), then, over that answer, another question, and after a
+#: while "yes": the small recogniser may have heard "stops or less", so that the agent asks whether that was meant
+WAIT_S, OVER_S, YES_S, END_S = 7.0, 6.0, 4.5, 20.0
 
 
 async def _speech(text: str) -> bytes:
@@ -40,12 +41,15 @@ def _silence(seconds: float) -> bytes:
 
 @pytest.fixture(scope="module")
 def microphone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    async def both() -> tuple[bytes, bytes]:
-        return await _speech("How do I get there?"), await _speech("Wait. How many stops are left?")
+    async def all_of_it() -> list[bytes]:
+        return [
+            await _speech(text) for text in ("How do I get there?", "Wait. How many stops are left?", "Yes, please.")
+        ]
 
-    asked, over = asyncio.run(both())
+    asked, over, yes = asyncio.run(all_of_it())
     path = tmp_path_factory.mktemp("microphone") / "caller.wav"
-    write_wav(path, _silence(WAIT_S) + asked + _silence(OVER_S) + over + _silence(END_S), RATE)
+    said = _silence(WAIT_S) + asked + _silence(OVER_S) + over + _silence(YES_S) + yes + _silence(END_S)
+    write_wav(path, said, RATE)
     return path
 
 
