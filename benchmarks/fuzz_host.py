@@ -33,6 +33,24 @@ _STATUSES = frozenset({400, 403, 404, 405, 414, 417, 426, 431, 501, 505})
 _LIMIT = 4096
 
 
+#: of an upgrade's head, what the public SDK's helpers have clients send twice: the first one counts
+_TWICE = frozenset({b"host", b"sec-websocket-version", b"user-agent", b"sec-websocket-key"})
+
+
+def _once(data: bytes) -> bytes:
+    """A head that was taken, without what it says again."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    kept: list[bytes] = []
+    names: set[bytes] = set()
+    for line in head.split(b"\r\n"):
+        name = line.partition(b":")[0].lower()
+        if name in _TWICE and name in names:
+            continue
+        names.add(name)
+        kept.append(line)
+    return b"\r\n".join(kept) + end + rest
+
+
 @dataclass(slots=True)
 class Tried:
     """One input, and what came of it. `find` says what was wrong about that, "" for nothing."""
@@ -336,7 +354,7 @@ class Heads:
             return ""
         other = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 17)
         try:
-            other.receive_data(data)
+            other.receive_data(_once(data))
             event = other.next_event()
         except h11.RemoteProtocolError as error:
             return f"h11 refuses what is taken: {error}"

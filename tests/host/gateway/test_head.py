@@ -124,6 +124,11 @@ def test_what_the_sdks_helpers_say_twice_is_said_once() -> None:
         ("sec-websocket-key", first.decode()),
     ):
         assert [text for key, text in head.headers if key == name] == [value]
+    other_host = twice.replace(b"\r\nHost: localhost:1\r\nUpgrade", b"\r\nHost: localhost:2\r\nUpgrade")
+    assert status(other_host) == 400
+    plain = GOOD.replace(b"\r\n\r\n", b"\r\nHost: example.org:8080\r\n\r\n")
+    assert plain != GOOD
+    assert status(plain) == 400, "only of an upgrade"
 
 
 def test_lengths_and_keeping() -> None:

@@ -85,6 +85,7 @@ class HeadReader:
             raise HostError(431, "ValidationException", f"The request has more than {_MOST} headers.")
         headers: list[tuple[str, str]] = []
         seen: set[str] = set()
+        again = ""
         for line in lines[1:]:
             name, colon, value = line.partition(b":")
             if not colon or not _NAME.match(name):
@@ -95,6 +96,7 @@ class HeadReader:
             key, text = name.decode("ascii").lower(), value.decode("latin-1")
             if key in seen and key not in _LISTS:
                 if key in _FIRST or (key in _AGAIN and (key, text) in headers):
+                    again = key
                     continue
                 raise _bad(f"The header {key!r} is given twice.")
             seen.add(key)
@@ -103,6 +105,8 @@ class HeadReader:
             method=method.decode(), target=target.decode(), headers=tuple(headers), peer=self._peer, tls=self._tls
         )
         _check(made, seen)
+        if again and not upgrades(made):
+            raise _bad(f"The header {again!r} is given twice.")
         return made
 
 
