@@ -199,6 +199,62 @@ def test_unmodified_boto3_invokes_stops_gets_and_lists(host: Host) -> None:
     assert "agent1" in [row["agentRuntimeName"] for row in control.list_agent_runtimes()["agentRuntimes"]]
 
 
+STORAGE_APP = """
+import os
+from pathlib import Path
+from bedrock_agentcore import BedrockAgentCoreApp
+
+app = BedrockAgentCoreApp()
+
+@app.entrypoint
+def invoke(payload):
+    notes = Path(os.environ["DUOLOGUE_STORAGE"], "notes")
+    with notes.open("a") as file:
+        file.write(payload["prompt"])
+    return {"notes": notes.read_text(), "pid": os.getpid()}
+"""
+
+
+def test_what_a_session_keeps_is_there_after_it_was_stopped(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(STORAGE_APP)
+    told = host.run("deploy", str(tmp_path), "--name", "keeper", "--asgi", "app.py:app", "--storage", "/mnt/work")
+    assert "Sessions with a storage start cold." in told
+    runtime = json.loads(host.control("/agents/keeper"))
+    keys = host.access("--role", "invoke", "--role", "observe")
+    config = Config(retries={"total_max_attempts": 1}, proxies={})
+    data = boto3.client(
+        "bedrock-agentcore", endpoint_url=host.url, region_name="us-east-1", verify=host.ca, config=config, **keys
+    )
+    session = "keeper-session-" + "x" * 30
+    aim = {"agentRuntimeArn": runtime["arn"], "runtimeSessionId": session}
+
+    def note(text: str) -> dict[str, Any]:
+        answer = data.invoke_agent_runtime(**aim, payload=json.dumps({"prompt": text}).encode())
+        found: dict[str, Any] = json.loads(answer["response"].read())
+        return found
+
+    first = note("one,")
+    assert "uses its storage" in host.run("sessions", "erase", session, ok=2)
+    for _ in range(2):  # it is as good as the first time
+        assert data.stop_runtime_session(**aim)["statusCode"] == 200
+    second = note("two,")
+    assert (first["notes"], second["notes"]) == ("one,", "one,two,")
+    assert second["pid"] != first["pid"]
+    data.stop_runtime_session(**aim)
+    host.run("sessions", "erase", session)
+    assert note("three")["notes"] == "three"
+    control = boto3.client(
+        "bedrock-agentcore-control",
+        endpoint_url=f"https://localhost:{host.control_port}",
+        region_name="us-east-1",
+        verify=host.ca,
+        config=config,
+        **keys,
+    )
+    got = control.get_agent_runtime(agentRuntimeId=runtime["id"])
+    assert got["filesystemConfigurations"] == [{"sessionStorage": {"mountPath": "/mnt/work"}}]
+
+
 SOCKET_APP = """
 from bedrock_agentcore import BedrockAgentCoreApp
 

@@ -43,6 +43,9 @@ def deploy(
     memory_mb: int = 512,
     cpu: float = 1.0,
     processes: int = 64,
+    disk_mb: int = 1024,
+    storage: str = "",
+    storage_mb: int = 1024,
     description: str = "",
     endpoint: str = "DEFAULT",
     move: Annotated[bool, Parameter(negative="--no-move")] = True,
@@ -91,6 +94,12 @@ def deploy(
         Cores of it.
     processes
         Processes of it.
+    disk_mb
+        What it may write to its home and its temporary files, which end with it.
+    storage
+        /mnt/NAME: a directory of each session's own that outlives its process; $DUOLOGUE_STORAGE says where it is.
+    storage_mb
+        What a session may keep there.
     description
         For people.
     endpoint
@@ -110,8 +119,9 @@ def deploy(
         "network": network,
         "tier": tier,
         "isolation": isolation,
-        "limits": {"memory_bytes": memory_mb << 20, "cpu": cpu, "processes": processes},
+        "limits": {"memory_bytes": memory_mb << 20, "cpu": cpu, "processes": processes, "disk_bytes": disk_mb << 20},
         "lifecycle": {"idle_s": idle_s, "lifetime_s": lifetime_s},
+        "storage": {"path": storage, "bytes": storage_mb << 20},
         "environment": dict(_pair(text) for text in env),
         "secrets": list(secret),
         "headers": list(header),

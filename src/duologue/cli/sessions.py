@@ -13,7 +13,9 @@ from .control import HERE, ControlError, Where, connected, show_fields, show_tab
 from .tailing import events
 from .terminal import run, say
 
-app = App(name="sessions", help="Sessions of a host: list, show, tail, drain and stop them.", help_format="plaintext")
+app = App(
+    name="sessions", help="Sessions of a host: list, show, tail, drain, stop and erase them.", help_format="plaintext"
+)
 
 _Flag = Annotated[bool, Parameter(negative=())]
 
@@ -155,4 +157,25 @@ async def _stop(where: Where, session: str, agent: str) -> int:
     async with connected(where) as host:
         done = await host.ask("DELETE", _path(session), agent=agent)
     say("It has ended." if done["count"] else "It had ended already.")
+    return 0
+
+
+@app.command
+def erase(session: str, /, *, agent: str = "", where: Where = HERE) -> int:
+    """Remove the files of a session that has ended (see deploy --storage).
+
+    Parameters
+    ----------
+    session
+        Its id.
+    agent
+        Whose, if several agents have a session of that id.
+    """
+    return run(_erase(where, session, agent))
+
+
+async def _erase(where: Where, session: str, agent: str) -> int:
+    async with connected(where) as host:
+        done = await host.ask("DELETE", f"{_path(session)}/storage", agent=agent)
+    say("Its files are removed." if done["count"] else "It has no files.")
     return 0

@@ -252,6 +252,7 @@ def _fleet_options(options: HostOptions, data: Path) -> FleetOptions:
         shared_sessions=options.shared_sessions,
         inference=cast(Literal["shared", "own"], options.inference),
         journals=str(data / "journals"),
+        storages=str(data / "storages"),
     )
 
 

@@ -227,11 +227,12 @@ class NeedsBody(Exception):
 
 
 class Limits(_Struct, frozen=True, kw_only=True):
-    """Of a session's process. 0: none."""
+    """Of a session's process. 0: none. `disk_bytes`: of its home, in which its temporary files are."""
 
     memory_bytes: int = 512 << 20
     cpu: float = 1.0  # cores
     processes: int = 64
+    disk_bytes: int = 1 << 30
 
 
 class Lifecycle(_Struct, frozen=True, kw_only=True):
@@ -240,6 +241,16 @@ class Lifecycle(_Struct, frozen=True, kw_only=True):
     idle_s: float = 900.0
     lifetime_s: float = 28_800.0
     grace_s: float = 15.0
+
+
+class Storage(_Struct, frozen=True, kw_only=True):
+    """Files of a session that outlive its process: the session's next use finds them.
+
+    `path`: ``/mnt/NAME``, where they are mounted; "": none. `bytes`: most that they may take on the disk.
+    """
+
+    path: str = ""
+    bytes: int = 1 << 30
 
 
 #: what a command may reach
@@ -268,6 +279,7 @@ class VersionSpec(_Struct, frozen=True, kw_only=True):
     isolation: Literal["strict", "best-effort"] = "best-effort"
     limits: Limits = Limits()
     lifecycle: Lifecycle = Lifecycle()
+    storage: Storage = Storage()
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()  # names; values are delivered after assignment
     headers: tuple[str, ...] = ()  # request headers that the app may see
@@ -343,5 +355,5 @@ class Placement(Protocol):
         ...
 
     async def stop(self, tenant: str, runtime: str, session: str, principal: str, *, reason: str = "stopped") -> bool:
-        """End a session; False if there is none. HostError 403 if it belongs to another principal."""
+        """End a session, if it has not ended; False if there never was one. HostError 403 if it belongs to another principal."""
         ...

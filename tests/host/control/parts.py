@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ class FakeFleet:
         self.retired: list[int] = []
         self.secrets: list[Mapping[str, str]] = []
         self.metadata: list[Mapping[str, Any]] = []
+        self.storages: list[str] = []
+        self.erased: list[str] = []
+        self.kept: Set[tuple[str, str, str]] = set()
         self.gate = asyncio.Event()
         self.gate.set()
         self.stop_gate = asyncio.Event()
@@ -97,9 +100,11 @@ class FakeFleet:
         epoch: int,
         secrets: Mapping[str, str],
         journal: str,
+        storage: str,
         metadata: Mapping[str, Any],
     ) -> FakeWorker:
         self.starts.append((session, epoch))
+        self.storages.append(storage)
         self.metadata.append(metadata)
         self.secrets.append(secrets)
         await self.gate.wait()
@@ -109,6 +114,13 @@ class FakeFleet:
         worker.sessions.add(session)
         self.workers.append(worker)
         return worker
+
+    async def erase(self, tenant: str, runtime: str, storage: str) -> None:
+        self.erased.append(storage)
+
+    async def sweep(self, kept: Set[tuple[str, str, str]]) -> int:
+        self.kept = kept
+        return 0
 
     async def join(self, worker: FakeWorker, *, session: str, epoch: int, metadata: Mapping[str, Any]) -> None:
         self.metadata.append(metadata)

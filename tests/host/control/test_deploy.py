@@ -16,7 +16,7 @@ import pytest
 
 from duologue.host.control.deploy import Deployment, LifecycleRequest
 from duologue.host.control.rows import Version
-from duologue.host.types import HostError
+from duologue.host.types import HostError, Storage
 
 from .parts import OTHER, TENANT, Plane, plane
 
@@ -238,6 +238,11 @@ WRONG: dict[str, dict[str, Any]] = {
     "header of the host": {"headers": ("X-Amzn-Trace",)},
     "network of an agent": {"network": "own"},
     "endpoint": {"endpoint": "a/b"},
+    "storage elsewhere": {"storage": Storage(path="/etc/work")},
+    "storage above": {"storage": Storage(path="/mnt/..")},
+    "storage below": {"storage": Storage(path="/mnt/a/b")},
+    "storage of nothing": {"storage": Storage(path="/mnt/work", bytes=0)},
+    "shared storage": {"storage": Storage(path="/mnt/work"), "tier": "shared"},
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from duologue.host.control.live import PlacementOptions
-from duologue.host.types import Assignment, AssignRequest, HostError
+from duologue.host.types import Assignment, AssignRequest, HostError, Storage
 
 from .parts import OTHER, SESSION, TENANT, Plane, life, plane
 
@@ -376,6 +376,39 @@ async def test_a_host_that_starts_marks_what_another_left_open(tmp_path: Path) -
         assert found is not None
         assert (found[1].state, found[1].reason) == ("ended", "restarted")
         assert made.directory.close_open_sessions("restarted") == 0
+
+
+async def test_a_session_keeps_its_storage_until_it_is_forgotten_or_erased(tmp_path: Path) -> None:
+    async with plane(tmp_path, options=PlacementOptions(keep_ended_s=0.0)) as made:
+        runtime = made.deployed(storage=Storage(path="/mnt/work")).spec.runtime
+        for session in (SESSION, "x" * 33, SESSION):
+            await made.placement.assign(request(session))
+            await made.placement.stop(TENANT, "delivery", session, ALICE)
+        first, other, again = made.fleet.storages
+        assert first == again != other
+        assert first
+        # Also those of versions that have none keep what was there.
+        made.deployed()
+        await made.placement.assign(request())
+        assert made.fleet.storages[-1] == first
+        error = await refused(made.placement.erase(TENANT, runtime, SESSION), 409, "ConflictException")
+        assert error.hint == "End it first."
+        await made.placement.stop(TENANT, "delivery", SESSION, ALICE)
+        assert await made.placement.erase(TENANT, runtime, SESSION)
+        assert made.fleet.erased == [first]
+        assert not await made.placement.erase(TENANT, runtime, SESSION)
+        made.deployed(storage=Storage(path="/mnt/work"), **life(idle_s=7200.0))
+        await made.placement.assign(request())
+        assert made.fleet.storages[-1] not in ("", first, other)
+        await refused(made.placement.erase(TENANT, runtime, "y" * 33), 404, "ResourceNotFoundException")
+        made.clock.now += 3600.0
+        await made.placement.tick()
+        # The one that ended is forgotten, and what is left of it swept.
+        assert made.fleet.kept == {(TENANT, runtime, made.fleet.storages[-1])}
+        made.directory.delete(TENANT, runtime)
+        assert made.directory.storages() == made.fleet.kept  # as long as it is open
+        await made.placement.end(TENANT, runtime, SESSION, reason="stopped")
+        assert made.directory.storages() == set()
 
 
 async def test_a_session_that_another_host_has_is_not_taken(tmp_path: Path) -> None:

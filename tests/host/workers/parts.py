@@ -144,9 +144,9 @@ async def fleet(**options: Any) -> AsyncIterator[Fleet]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def begin(made: Fleet, of: VersionSpec, session: str = "s-1", **secrets: str) -> Worker:
+async def begin(made: Fleet, of: VersionSpec, session: str = "s-1", *, storage: str = "", **secrets: str) -> Worker:
     """A worker for a session, journal in memory."""
-    return await made.start(of, session=session, epoch=1, secrets=secrets, journal="")
+    return await made.start(of, session=session, epoch=1, secrets=secrets, journal="", storage=storage)
 
 
 @asynccontextmanager

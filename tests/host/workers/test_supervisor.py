@@ -40,7 +40,7 @@ class Shared:
         self.process = Still()
         of = spec(Path("/nowhere"), "agent", tier="shared", lifecycle=Lifecycle(idle_s=60.0, lifetime_s=1000.0))
         self.worker = Worker("w1", of, cast(Any, self.process), link="", http="")
-        self.watch = _Watch(self.worker, FleetOptions(lifetime_notice_s=30.0))
+        self.watch = _Watch(self.worker, FleetOptions(lifetime_notice_s=30.0), {})
 
     async def at(self, now: float) -> str:
         """Why it has to end then; "": it has not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..types import Lifecycle, Limits
+from ..types import Lifecycle, Limits, Storage
 from .arn import DEFAULT
 from .context import Context
 from .rows import Endpoint, Runtime, Version
@@ -49,6 +49,7 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     probe_ms: float
     limits: Limits
     lifecycle: Lifecycle
+    storage: Storage
     environment: list[str]
     secrets: tuple[str, ...]
     headers: tuple[str, ...]
@@ -138,6 +139,7 @@ def version_view(runtime: Runtime, row: Version, endpoints: list[Endpoint]) -> V
         probe_ms=row.probe_ms,
         limits=spec.limits,
         lifecycle=spec.lifecycle,
+        storage=spec.storage,
         environment=sorted(spec.environment),
         secrets=spec.secrets,
         headers=spec.headers,

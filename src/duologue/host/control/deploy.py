@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from ..headers import restricted
-from ..types import HostError, Lifecycle, Limits, Network, Tier, VersionSpec
+from ..types import HostError, Lifecycle, Limits, Network, Storage, Tier, VersionSpec
 from .archive import freeze
 from .arn import DEFAULT, check_endpoint_name, check_runtime_name, invalid, missing
 from .builder import BuildOptions, Job, build
@@ -36,6 +36,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _SECRET_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}\Z")
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,255}\Z")
+#: the managed service's form of it
+_STORAGE = re.compile(r"/mnt/[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,199}\Z")
 #: the managed service's limits: environment variables, their bytes in all, listed headers
 _MAX_VARIABLES, _MAX_ENVIRONMENT, _MAX_HEADERS = 50, 4096, 20
 #: set by the host, or able to replace the code that it trusts
@@ -77,6 +79,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     isolation: Literal["strict", "best-effort"] = "best-effort"
     limits: Limits = Limits()
     lifecycle: LifecycleRequest = LifecycleRequest()
+    storage: Storage = Storage()
     environment: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
@@ -202,6 +205,7 @@ class Deployer:
                 isolation=wanted.isolation,
                 limits=wanted.limits,
                 lifecycle=wanted.lifecycle.settled(),
+                storage=wanted.storage,
                 environment=wanted.environment,
                 secrets=tuple(name.removeprefix("secret://") for name in wanted.secrets),
                 headers=tuple(name.lower() for name in wanted.headers),
@@ -343,8 +347,13 @@ def check(wanted: Deployment) -> None:
     if not (0 < life.idle_s <= life.lifetime_s and 0 <= life.grace_s <= 300):
         raise invalid("The idle time is at most the lifetime, both above 0; grace at most 300 s.")
     limits = wanted.limits
-    if limits.memory_bytes < 0 or limits.cpu < 0 or limits.processes < 0:
+    if limits.memory_bytes < 0 or limits.cpu < 0 or limits.processes < 0 or limits.disk_bytes < 0:
         raise invalid("A limit is 0 (none) or more.")
+    if wanted.storage.path:
+        if not _STORAGE.match(wanted.storage.path) or wanted.storage.bytes < 1 << 20:
+            raise invalid("A storage is at /mnt/NAME (letters, digits, . _ -) and has 1 MB or more.")
+        if wanted.tier == "shared":
+            raise invalid("Sessions that share a process have no storages.", "Use tier 'process' or 'cold'.")
     size = sum(len(name) + len(value.encode()) for name, value in wanted.environment.items())
     if len(wanted.environment) > _MAX_VARIABLES or size > _MAX_ENVIRONMENT:
         raise invalid(f"The environment has at most {_MAX_VARIABLES} variables and {_MAX_ENVIRONMENT} bytes.")

@@ -242,6 +242,16 @@ class Directory:
                     count += self._store.cas(tenant, row.key, row.version, _plain(ended)) is not None
         return count
 
+    def storages(self) -> set[tuple[str, str, str]]:
+        """Storages of sessions whose runtime is there: tenant, runtime, name."""
+        found = set()
+        for tenant in self.tenants():
+            runtimes = {row.id for row in self.runtimes(tenant)}
+            for row in self.sessions(tenant):
+                if row.storage and (row.runtime in runtimes or row.state != "ended"):
+                    found.add((tenant, row.runtime, row.storage))
+        return found
+
     def forget_sessions(self, before: float) -> int:
         """Remove rows of sessions that ended before `before` (Unix time); returns how many."""
         count = 0

@@ -49,8 +49,11 @@ class FleetLike[W: WorkerLike](Protocol):
         epoch: int,
         secrets: Mapping[str, str],
         journal: str,
+        storage: str,
         metadata: Mapping[str, Any],
     ) -> W: ...
+    async def erase(self, tenant: str, runtime: str, storage: str) -> None: ...
+    async def sweep(self, kept: Set[tuple[str, str, str]]) -> int: ...
     async def join(self, worker: W, *, session: str, epoch: int, metadata: Mapping[str, Any]) -> None: ...
     async def stop(
         self, worker: W, *, session: str | None = None, reason: str = "stopped", grace_s: float | None = None
@@ -70,7 +73,7 @@ class PlacementOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         strict: as the managed service does it: a first use while another is starting the session gets 409 instead of joining.
         busy_every_s: how often a session without open sockets is asked whether it is busy.
         retry_after_s: told to those who are refused for want of capacity.
-        keep_ended_s: how long the row of an ended session, and with it who owns the id, is kept.
+        keep_ended_s: how long the row of an ended session, and with it who owns the id, and its storage are kept.
     """
 
     per_principal: int = 0

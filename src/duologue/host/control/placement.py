@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from ..types import Assignment, AssignRequest, HostError, Kind, VersionSpec
-from .arn import check_session_id, conflict
+from .arn import check_session_id, conflict, missing
 from .directory import Aside, Directory
 from .live import FleetLike, Live, PlacementOptions, SecretsOf, WorkerLike
 from .rows import Session
@@ -162,7 +162,7 @@ class LocalPlacement[W: WorkerLike]:
             row = await self._aside(self._directory.session, tenant, found.id, session)
             if row is not None and row[1].principal != principal:
                 raise _others()
-            return False
+            return row is not None
         await self._end(live, reason)
         return True
 
@@ -197,6 +197,23 @@ class LocalPlacement[W: WorkerLike]:
         if live is None:
             return False
         await self._end(live, reason)
+        return True
+
+    async def erase(self, tenant: str, runtime: str, session: str) -> bool:
+        """Remove the storage of a session that has ended; False if it has none. Raises HostError 404, 409."""
+        found = await self._aside(self._directory.session, tenant, runtime, session)
+        if found is None:
+            raise missing(f"There is no session {session[:80]!r}.")
+        version, row = found
+        if row.state != "ended" or self.is_open(tenant, runtime, session):
+            raise conflict("The session uses its storage.", "End it first.")
+        if not row.storage:
+            return False
+        # Whoever opens the session from now on gets another one.
+        without = msgspec.structs.replace(row, storage="")
+        if await self._aside(self._directory.put_session, version, without) is None:
+            raise conflict("The session is being opened.", retry=True)
+        await self._fleet.erase(tenant, runtime, row.storage)
         return True
 
     def drain(self, tenant: str, runtime: str = "", session: str = "") -> int:
@@ -263,6 +280,9 @@ class LocalPlacement[W: WorkerLike]:
         if now - self._forgotten >= 3600.0:
             self._forgotten = now
             await self._aside(self._directory.forget_sessions, self._wall() - self.options.keep_ended_s)
+            # A storage that is new has its row before it is made.
+            swept = await self._fleet.sweep(await self._aside(self._directory.storages))
+            self.counts["storages_removed"] += swept
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
@@ -316,6 +336,9 @@ class LocalPlacement[W: WorkerLike]:
                 raise conflict("Another host has this session.", retry=True)
         live.epoch += 1
         now = self._wall()
+        storage = before.storage if found is not None else ""
+        if live.spec.storage.path and not storage:
+            storage = uuid.uuid4().hex
         live.row = Session(
             tenant=live.spec.tenant,
             runtime=live.spec.runtime,
@@ -329,6 +352,7 @@ class LocalPlacement[W: WorkerLike]:
             updated=now,
             channel=live.request.channel,
             metadata=live.request.metadata,
+            storage=storage,
         )
         written = await self._aside(self._directory.put_session, live.row_version, live.row)
         if written is None:
@@ -369,6 +393,7 @@ class LocalPlacement[W: WorkerLike]:
             epoch=live.epoch,
             secrets=values,
             journal=self._journal(live.spec.tenant),
+            storage=live.row.storage if live.row is not None else "",
             metadata=live.request.metadata,
         )
 

@@ -67,7 +67,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A session and its owner. `epoch` counts its owners over all its lives; the row stays when it has ended."""
+    """A session and its owner. `epoch` counts its owners over all its lives; the row stays when it has ended.
+
+    `storage` names its files on the disk, "" if it has none.
+    """
 
     tenant: str
     runtime: str
@@ -82,4 +85,5 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     channel: str = "websocket"
     metadata: dict[str, Any] = {}
+    storage: str = ""
     schema: int = SCHEMA

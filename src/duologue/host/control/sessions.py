@@ -215,6 +215,13 @@ async def _end(context: Context) -> Done:
     return Done(count=int(ended))
 
 
+async def _erase(context: Context) -> Done:
+    _, row = await _mine(context, "admin", or_principal=True)
+    erased = await context.control.placement.erase(context.tenant, row.runtime, row.session)
+    context.record("session.erase", row.session)
+    return Done(count=int(erased))
+
+
 async def _tail(context: Context) -> Response:
     _, row = await _mine(context, "observe")
     control, request = context.control, context.request
@@ -315,6 +322,19 @@ OPERATIONS: tuple[Operation, ...] = (
         "admin",
         "End a session: its own principal's, or with the role admin any; `count` is 0 if it had ended.",
         _end,
+        answer=Done,
+        query=(AGENT,),
+        errors=(409,),
+        own_role="invoke",
+    ),
+    _op(
+        "eraseSession",
+        "DELETE",
+        "/sessions/{session}/storage",
+        "admin",
+        "Remove the files of a session that has ended: its own principal's, or with the role admin any; "
+        "`count` is 0 if it has none.",
+        _erase,
         answer=Done,
         query=(AGENT,),
         errors=(409,),

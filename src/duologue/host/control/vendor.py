@@ -58,6 +58,7 @@ class RuntimeDetail(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     description: str = ""
     authorizer_configuration: dict[str, Any] = {}
     request_header_configuration: dict[str, Any] = {}
+    filesystem_configurations: list[dict[str, Any]] = []
 
 
 class EndpointDetail(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -167,6 +168,7 @@ async def _get(context: Context) -> RuntimeDetail:
         description=runtime.description,
         authorizer_configuration=_authorizer(spec.auth),
         request_header_configuration={"requestHeaderAllowlist": list(spec.headers)} if spec.headers else {},
+        filesystem_configurations=[{"sessionStorage": {"mountPath": spec.storage.path}}] if spec.storage.path else [],
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Coroutine
@@ -174,6 +175,8 @@ class _Child:
             self._inference = InferenceClient(socket.socket(fileno=next(inherited)))
             await self._inference.start()
         secrets.deliver(assign.secrets)
+        if assign.storage:
+            os.environ["DUOLOGUE_STORAGE"] = assign.storage
         self._sessions[assign.session] = assign.epoch
         server = self._code.server
         if server is not None:

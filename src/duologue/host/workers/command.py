@@ -97,6 +97,8 @@ class _Runner:
     async def _spawn(self, assign: m.Assign) -> asyncio.subprocess.Process:
         words = [word.replace(m.SOCKET_WORD, self._path) for word in self._boot.spec.command]
         environment = {**os.environ, "DUOLOGUE_SOCKET": self._path}
+        if assign.storage:
+            environment["DUOLOGUE_STORAGE"] = assign.storage
         keep: tuple[int, ...] = ()
         if assign.secrets:
             held = os.memfd_create("secrets", 0)

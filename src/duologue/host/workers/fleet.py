@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from .inference_host import InferenceHost
 from .limits import PREFIX, Cgroups
 from .options import FleetOptions
 from .process import describe
+from .storage import Meter, Storages, measure
 from .supervisor import supervise
 from .uids import Uids
 from .version import Surroundings, Version
@@ -53,6 +54,10 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         self._admission = Admission(self.options)
         self._journals = Path(self.options.journals) if self.options.journals else directory / "journals"
+        self._storages = Storages(
+            Path(self.options.storages) if self.options.storages else directory / "storages",
+            reserve=self.options.disk_reserve,
+        )
         self._versions: dict[str, Version] = {}
         self._probes: dict[str, asyncio.Task[Probe]] = {}
         self._watches: set[asyncio.Task[None]] = set()
@@ -149,6 +154,9 @@ class Fleet:
         try:
             if spec.kind == "command":
                 version.reason = "Commands start cold." if spec.tier != "cold" else ""
+            elif spec.storage.path:
+                # What is mounted for one session must not be there for another, and a template's children share its mounts.
+                version.reason = "Sessions with a storage start cold." if spec.tier != "cold" else ""
             elif spec.tier != "cold":
                 await version.warm()
             if version.template is not None:
@@ -178,6 +186,8 @@ class Fleet:
     def _check(self, spec: VersionSpec) -> None:
         if spec.tier == "shared" and spec.kind != "agent":
             raise HostError(424, "RuntimeClientError", "Only Duologue agents share a process.")
+        if spec.storage.path and spec.tier == "shared":
+            raise HostError(424, "RuntimeClientError", "Sessions that share a process have no storages.")
         if spec.kind == "command" and not spec.command:
             raise HostError(424, "RuntimeClientError", "There is no command.")
         if spec.isolation == "strict" and (missing := self._missing()):
@@ -196,8 +206,16 @@ class Fleet:
     async def _try(self, version: Version) -> None:
         """Have a throw-away child serve a request. Raises HostError 424."""
         shared = self._inference is not None and version.spec.kind == "agent"
+        storage = version.throwaway() if version.spec.storage.path else None
         worker = await self._launch(
-            version, session=_PROBE, epoch=0, secrets={}, journal="", inference=shared, metadata={}
+            version,
+            session=_PROBE,
+            epoch=0,
+            secrets={},
+            journal="",
+            storage=storage,
+            inference=shared,
+            metadata={},
         )
         try:
             if (wrong := await self._first_ping(worker)) is not None:
@@ -225,6 +243,7 @@ class Fleet:
         epoch: int,
         secrets: Mapping[str, str],
         journal: str,
+        storage: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> Worker:
         """A worker for a new session, ready to serve. Prepares the version if nobody did.
@@ -232,9 +251,10 @@ class Fleet:
         Args:
             secrets: by name; delivered to the process, in memory.
             journal: SQLite file in `journals(tenant)`; "": the session's journal is kept in memory.
+            storage: name of the session's storage, for a version that has storages.
             metadata: what a Duologue agent is told of the call, as `session.call.metadata`.
 
-        Raises HostError 429 (no capacity; `Retry-After`), 424 (it did not start; the message says why).
+        Raises HostError 429 (no capacity; `Retry-After`), 424 (it did not start, or its storage is full; the message says why).
         """
         self._admission.take()
         try:
@@ -243,12 +263,14 @@ class Fleet:
             if version is None:
                 raise HostError(424, "RuntimeClientError", f"{spec.id} is retired.")
             shared = self._inference is not None and spec.kind == "agent"
+            place = await self._storage(version, storage) if spec.storage.path else None
             worker = await self._launch(
                 version,
                 session=session,
                 epoch=epoch,
                 secrets=secrets,
                 journal=journal,
+                storage=place,
                 inference=shared,
                 metadata=metadata or {},
             )
@@ -260,10 +282,34 @@ class Fleet:
             self._admission.give_back()
             raise
         version.refill()
-        watch = asyncio.ensure_future(supervise(worker, self.options, self._end))
+        meters = {"disk": Meter(worker.process.home, spec.limits.disk_bytes)} if spec.limits.disk_bytes else {}
+        if place is not None:
+            meters["storage"] = Meter(place, spec.storage.bytes)
+        watch = asyncio.ensure_future(supervise(worker, self.options, self._end, meters))
         self._watches.add(watch)
         watch.add_done_callback(self._watches.discard)
         return worker
+
+    async def _storage(self, version: Version, name: str) -> Path:
+        """Where a session's storage is. Raises HostError 424, 429."""
+        spec = version.spec
+        place = await asyncio.to_thread(self._storages.place, spec.tenant, spec.runtime, name, version.uid)
+        if await asyncio.to_thread(measure, place, most=spec.storage.bytes) > spec.storage.bytes:
+            raise HostError(
+                424,
+                "RuntimeClientError",
+                f"The session's storage holds more than its {spec.storage.bytes >> 20} MB.",
+                hint="Erase it (`duologue sessions erase`), or use another session.",
+            )
+        return place
+
+    async def erase(self, tenant: str, runtime: str, storage: str) -> None:
+        """Remove a storage that no session uses. Raises OSError."""
+        await asyncio.to_thread(self._storages.erase, tenant, runtime, storage)
+
+    async def sweep(self, kept: Collection[tuple[str, str, str]]) -> int:
+        """Remove every storage but those (tenant, runtime, name); how many were. Raises OSError."""
+        return await asyncio.to_thread(self._storages.sweep, kept)
 
     async def join(
         self, worker: Worker, *, session: str, epoch: int, metadata: Mapping[str, Any] | None = None
@@ -348,10 +394,11 @@ class Fleet:
         epoch: int,
         secrets: Mapping[str, str],
         journal: str,
+        storage: Path | None,
         inference: bool,
         metadata: Mapping[str, Any],
     ) -> Worker:
-        process = await version.take()
+        process = await version.take(storage)
         spec = version.spec
         agent = spec.kind == "agent"
         http = str(self.directory / f"{process.id}.http")
@@ -368,6 +415,8 @@ class Fleet:
             secrets=dict(secrets),
             metadata=dict(metadata),
             journal=journal,
+            # Without mounts of its own it finds it where it lies.
+            storage="" if storage is None else spec.storage.path if version.uid else str(storage),
             link=agent,
             inference=inference,
             warm=inference and session == _PROBE,

@@ -42,7 +42,7 @@ def main(fd: int) -> NoReturn:
     if not first:
         sys.exit(0)
     begin = msgspec.json.decode(first, type=im.Control)
-    kernel.restrict(memory=0, processes=0)
+    kernel.restrict(memory=0, processes=0, file_bytes=0)
     kernel.drop(begin.uid)
     kernel.outlive_nobody()
     with asyncio.Runner(loop_factory=new_loop) as runner:

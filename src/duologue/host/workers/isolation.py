@@ -27,7 +27,7 @@ def isolate(boot: m.Boot) -> tuple[str, ...]:
         kernel.own_network()
     if boot.reach:
         degraded += kernel.own_mounts(boot.reach)
-    kernel.restrict(memory=boot.memory, processes=boot.processes)
+    kernel.restrict(memory=boot.memory, processes=boot.processes, file_bytes=boot.file_bytes)
     kernel.drop(boot.uid)
     kernel.outlive_nobody()
     settle(boot.home)

@@ -29,6 +29,8 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 #: directories that all users of a machine can write: a worker gets its own, this large at most
 _SHARED = ("/tmp", "/var/tmp", "/dev/shm")
 _SHARED_SIZE = 64 << 20
+#: where a worker finds what lies elsewhere on the machine
+_MNT = Path("/mnt")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,16 +74,20 @@ def own_mounts(reach: Sequence[Reach]) -> list[str]:
     """Enter a mount namespace in which `reach` can be reached, and what lies beside it in closed directories cannot.
 
     Over each closed directory on the way comes an empty one, into which what is needed is bound, read-only unless writable;
-    the machine's shared temporary directories are replaced by private ones; `/proc` shows own processes only. Needs root.
+    the machine's shared temporary directories are replaced by private ones, and `/mnt` if something is to be found there;
+    `/proc` shows own processes only. Needs root.
     Returns what did not work out and matters for isolation. Raises OSError where the process could not run.
     """
     _check(_libc.unshare(_NEWNS), "unshare")
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    wanted = sorted({Path(entry.path).resolve(): entry.writable for entry in reach}.items())
+    in_place = sorted({Path(entry.path).resolve(): entry.writable for entry in reach if not entry.at}.items())
+    elsewhere = [entry for entry in reach if entry.at]
     covers = {Path(name) for name in _SHARED if Path(name).is_dir()}
-    covers |= {found for path, _ in wanted if (found := closed_at(path)) is not None}
+    covers |= {found for path, _ in in_place if (found := closed_at(path)) is not None}
+    covers |= {_MNT} if elsewhere else set()
     covers = {cover for cover in covers if not any(other in cover.parents for other in covers)}
-    held = [(path, writable, os.open(path, os.O_PATH)) for path, writable in wanted]
+    held = [(path, writable, os.open(path, os.O_PATH)) for path, writable in in_place]
+    brought = [(entry, os.open(entry.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)) for entry in elsewhere]
     for cover in sorted(covers):
         shared = str(cover) in _SHARED
         mode, size = ("1777", _SHARED_SIZE) if shared else ("755", 1 << 20)
@@ -93,6 +99,12 @@ def own_mounts(reach: Sequence[Reach]) -> list[str]:
             _mount(f"/proc/self/fd/{fd}", str(path), None, _MS_BIND | _MS_REC)
             if not writable:
                 _mount("none", str(path), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+        os.close(fd)
+    for entry, fd in brought:
+        Path(entry.at).mkdir(parents=True, exist_ok=True)
+        _mount(f"/proc/self/fd/{fd}", entry.at, None, _MS_BIND)
+        readonly = 0 if entry.writable else _MS_RDONLY
+        _mount("none", entry.at, None, _MS_REMOUNT | _MS_BIND | _MS_NOSUID | _MS_NODEV | readonly)
         os.close(fd)
     degraded = []
     try:
@@ -128,7 +140,7 @@ def keep_freed(most: int) -> None:
         mallopt(_M_TRIM_THRESHOLD, most)
 
 
-def restrict(*, memory: int, processes: int) -> None:
+def restrict(*, memory: int, processes: int, file_bytes: int) -> None:
     """Limits that a process can set on itself. 0: none."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -136,6 +148,8 @@ def restrict(*, memory: int, processes: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if memory:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    if file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     if processes:
         with contextlib.suppress(ValueError):
             resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))

@@ -41,10 +41,11 @@ def own_network(spec: VersionSpec) -> bool:
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """A directory that the process needs although its user could not get there."""
+    """A directory that the process needs although its user could not get there. `at`: where it finds it, "": at `path`."""
 
     path: str
     writable: bool = False
+    at: str = ""
 
 
 class Boot(_Message, frozen=True, kw_only=True, tag="boot"):
@@ -56,6 +57,7 @@ class Boot(_Message, frozen=True, kw_only=True, tag="boot"):
         home: working directory, HOME and TMPDIR; of a template: that of the probe.
         network: whether it gets a network namespace of its own.
         memory, processes: rlimits where there are no control groups; 0: none.
+        file_bytes: rlimit of one file; 0: none.
         fork: a template; else the code is run in the process itself.
     """
 
@@ -66,6 +68,7 @@ class Boot(_Message, frozen=True, kw_only=True, tag="boot"):
     network: bool = False
     memory: int = 0
     processes: int = 0
+    file_bytes: int = 0
     fork: bool = False
     beat_s: float = 1.0
     max_sessions: int = 8
@@ -91,6 +94,7 @@ class Assign(_Message, frozen=True, kw_only=True, tag="assign"):
     secrets: dict[str, str] = {}
     metadata: dict[str, Any] = {}
     journal: str = ""
+    storage: str = ""  # where the session's files are; $DUOLOGUE_STORAGE
     link: bool = False
     inference: bool = False
     warm: bool = False  # have the agent's model warm up before it is ready

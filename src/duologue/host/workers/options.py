@@ -24,6 +24,8 @@ class FleetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         uids: first user id and how many; tenants get one each, where the host is root. (0, 0): none.
         journals: directory with a subdirectory per tenant (see `Fleet.journals`), the only one of the host's that a tenant's
             workers can write; "": `journals` in the fleet's own directory.
+        storages: directory for storages of sessions; "": `storages` in the fleet's own directory.
+        disk_reserve: bytes of its disk that stay free; with less no session with a storage starts.
         cgroups: "auto" uses version 2 or 1 where they can be written; "off" leaves only rlimits.
         beat_s, lease_s: a worker gives a sign of life every `beat_s`; without one for `lease_s` it hangs and is killed.
         foreign_lease_s: the same for foreign apps, which may block their loop without meaning harm.
@@ -43,6 +45,8 @@ class FleetOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model_directories: tuple[str, ...] = ()
     uids: tuple[int, int] = (200_000, 10_000)
     journals: str = ""
+    storages: str = ""
+    disk_reserve: int = 1 << 30
     cgroups: Literal["auto", "off"] = "auto"
     beat_s: float = 1.0
     lease_s: float = 10.0

@@ -1,12 +1,16 @@
-"""Watches one worker: idle and lifetime limits, signs of life, a foreign app's `/ping`. Deaths are seen by its process."""
+"""Watches one worker: idle and lifetime limits, signs of life, what it writes, a foreign app's `/ping`.
+
+Deaths are seen by its process.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from .options import FleetOptions
+from .storage import Meter
 from .worker import Worker
 
 logger = logging.getLogger("duologue.host.workers")
@@ -15,9 +19,9 @@ logger = logging.getLogger("duologue.host.workers")
 Stop = Callable[[Worker, str, float], Awaitable[None]]
 
 
-async def supervise(worker: Worker, options: FleetOptions, stop: Stop) -> None:
-    """Return when the worker has ended, or was told to."""
-    watch = _Watch(worker, options)
+async def supervise(worker: Worker, options: FleetOptions, stop: Stop, meters: Mapping[str, Meter]) -> None:
+    """Return when the worker has ended, or was told to. `meters`: of what it may fill, by the reason for which it ends then."""
+    watch = _Watch(worker, options, meters)
     loop = asyncio.get_running_loop()
     due = loop.time()
     while not worker.ended.is_set():
@@ -42,8 +46,9 @@ async def supervise(worker: Worker, options: FleetOptions, stop: Stop) -> None:
 
 
 class _Watch:
-    def __init__(self, worker: Worker, options: FleetOptions) -> None:
+    def __init__(self, worker: Worker, options: FleetOptions, meters: Mapping[str, Meter]) -> None:
         self._worker = worker
+        self._meters = meters
         self._options = options
         now = asyncio.get_running_loop().time()
         life = worker.spec.lifecycle
@@ -63,6 +68,9 @@ class _Watch:
         notice = min(self._options.notice_s, life.grace_s / 2)
         if self._hangs(now, punctual):
             return "hung", 0.0
+        for reason, meter in self._meters.items():
+            if await meter.exceeded():
+                return reason, 0.0
         # Where several share it each ends by its own lifetime, and the process with that of the last one who came.
         if now >= worker.joined_at + life.lifetime_s - self._lead:
             return "lifetime", self._lead

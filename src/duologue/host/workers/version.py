@@ -130,15 +130,18 @@ class Version:
 
     # ------------------------------------------------------------------ processes
 
-    async def take(self) -> Process:
-        """An unassigned process: of the pool, a fresh child of the template, or a cold one. Raises HostError 424."""
+    async def take(self, storage: Path | None = None) -> Process:
+        """An unassigned process: of the pool, a fresh child of the template, or a cold one. Raises HostError 424.
+
+        `storage`: what it is to find at the path of its version's storage.
+        """
         while self._pool:
             process = self._pool.popleft()
             if not process.ended.is_set():
                 return process
         if self.template is not None and not self.template.ended.is_set():
             return await self._fork()
-        return await self._cold()
+        return await self._cold(storage)
 
     def refill(self) -> None:
         """Fill the pool again, in a moment."""
@@ -181,9 +184,9 @@ class Version:
         self._children[process.pid] = process
         return process
 
-    async def _cold(self) -> Process:
+    async def _cold(self, storage: Path | None) -> Process:
         module = "command" if self.spec.kind == "command" else "boot"
-        process = self._launch(f"duologue.host.workers.{module}", fork=False)
+        process = self._launch(f"duologue.host.workers.{module}", fork=False, storage=storage)
         await self._until(process.hello, process)
         self._degrade(process.loaded.result().degraded)
         return process
@@ -198,7 +201,7 @@ class Version:
                 raise HostError(424, "RuntimeClientError", "The process does not become ready.") from None
             raise
 
-    def _launch(self, module: str, *, fork: bool) -> Process:
+    def _launch(self, module: str, *, fork: bool, storage: Path | None = None) -> Process:
         around = self._around
         id = f"{'t' if fork else 'w'}{around.number()}"
         home, group = self._place(id)
@@ -208,11 +211,13 @@ class Version:
         boot = m.Boot(
             spec=spec,
             uid=self.uid,
-            reach=tuple(self._reach()) if self.uid else (),
+            reach=tuple(self._reach(storage)) if self.uid else (),
             home=str(home),
             network=m.own_network(spec),
             memory=0 if grouped and "memory" not in around.cgroups.missing else spec.limits.memory_bytes,
             processes=4096 if self.uid and "pids" in around.cgroups.missing and spec.limits.processes else 0,
+            # not of an agent's process, which writes its tenant's journals too
+            file_bytes=spec.storage.bytes if storage is not None and spec.kind != "agent" else 0,
             fork=fork,
             beat_s=around.options.beat_s,
             max_sessions=self._max_sessions,
@@ -220,7 +225,7 @@ class Version:
         process.send(boot)
         return process
 
-    def _reach(self) -> list[m.Reach]:
+    def _reach(self, storage: Path | None) -> list[m.Reach]:
         places = [*self._around.reach, m.Reach(path=self.spec.source)]
         if self.spec.packages:
             places.append(m.Reach(path=self.spec.packages))
@@ -228,7 +233,17 @@ class Version:
             places += [m.Reach(path=directory) for directory in self._around.options.model_directories]
         places.append(m.Reach(path=str(self.homes), writable=True))
         places.append(m.Reach(path=str(self._journals), writable=True))
+        if storage is not None:
+            places.append(m.Reach(path=str(storage), writable=True, at=self.spec.storage.path))
         return places
+
+    def throwaway(self) -> Path:
+        """A storage for a process that is only tried."""
+        place = self.homes / "storage"
+        place.mkdir(mode=0o700, exist_ok=True)
+        if self.uid:
+            os.chown(place, self.uid, self.uid)
+        return place
 
     def _place(self, id: str) -> tuple[Path, Group | None]:
         home = self.homes / id

@@ -17,8 +17,8 @@ class WorkerExit(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reason: what `stop` was given ("stopped", "drained", …), or "idle", "lifetime" by its limits; "crashed": it exited by
-            itself; "killed": by a signal that the host did not send; "memory": it passed its limit; "hung": no sign of life;
-            "unhealthy": its `/ping` said so; "failed": it never became ready.
+            itself; "killed": by a signal that the host did not send; "memory", "disk", "storage": it passed that limit; "hung":
+            no sign of life; "unhealthy": its `/ping` said so; "failed": it never became ready.
         code, signal: exit code, or the signal's number; None where the other holds, or nobody could tell.
         detail: for the owner of the agent: the end of its output.
     """
