@@ -23,7 +23,7 @@ import platform
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -210,6 +210,20 @@ def pin(to: Sequence[int], pid: int = 0) -> bool:
         return False
     os.sched_setaffinity(pid, to)
     return True
+
+
+def keep(to: Sequence[int], pid: int) -> int:
+    """Put every thread of a process on the given cores; how many were elsewhere.
+
+    Libraries for inference choose cores for their threads by themselves, whatever the process was given: call it again.
+    """
+    moved = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(ProcessLookupError):
+            if os.sched_getaffinity(int(thread.name)) != set(to):
+                os.sched_setaffinity(int(thread.name), to)
+                moved += 1
+    return moved
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.harness import pin
+from benchmarks.harness import keep, pin
 from duologue.agent import Agent, AgentFactory
 from duologue.audio import voiced_spans
 from duologue.errors import DuologueError
@@ -34,6 +34,8 @@ SOUND_DBFS = -45.0
 ROOM_DBFS = -66.0
 
 _START_S = 120.0
+#: how often threads that chose another core are sent back
+_KEEP_S = 0.25
 _CPU_TICKS = 100.0
 
 
@@ -91,12 +93,24 @@ async def rig(
         url = ours.recv()
         if isinstance(url, Exception):
             raise url
-        yield Rig(url, ours, process)
+        assert process.pid is not None
+        keeping = asyncio.create_task(_keep(cores, process.pid))
+        try:
+            yield Rig(url, ours, process)
+        finally:
+            keeping.cancel()
     finally:
         ours.close()
         await asyncio.to_thread(process.join, 15.0)
         if process.is_alive():
             process.kill()
+
+
+async def _keep(cores: Sequence[int], pid: int) -> None:
+    """Have all threads of the server stay on its cores, also those that come later."""
+    while True:
+        keep(cores, pid)
+        await asyncio.sleep(_KEEP_S)
 
 
 def _main(
