@@ -21,6 +21,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.asyncio.server import ServerConnection, serve
 
+from duologue.errors import StoreError
 from duologue.host.control.api import ControlAPI
 from duologue.host.control.archive import pack
 from duologue.host.control.listen import on_unix, peer_user
@@ -90,6 +91,24 @@ async def test_no_cookie_is_set_and_nothing_is_cached(peer: httpx.AsyncClient) -
     assert "set-cookie" not in answer.headers
     assert answer.headers["cache-control"] == "no-store"
     assert answer.json()["account"] == TENANT
+
+
+async def test_what_fails_is_logged_with_the_tenant(
+    made: Plane, peer: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failure: Exception = RuntimeError("inside")
+
+    async def broken(*_: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(made.placement, "assign", broken)
+    assert (await peer.post("/sessions", json={"agent": "delivery"})).status_code == 500
+    failure = StoreError("The disk is full.")
+    assert (await peer.post("/sessions", json={"agent": "delivery"})).status_code == 503
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"control API: POST /sessions failed, for tenant {TENANT}",
+        f"control API, for tenant {TENANT}: The disk is full.",
+    ]
 
 
 async def test_the_socket_tells_whose_process_connects(made: Plane, tmp_path: Path) -> None:

@@ -130,6 +130,21 @@ async def test_what_cannot_start_is_told_to_all_and_can_be_tried_again(tmp_path:
         assert (await made.placement.assign(request())).epoch == 2
 
 
+async def test_a_start_that_fails_unexpectedly_is_logged_with_its_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("inside")
+
+    async with plane(tmp_path) as made:
+        spec = made.deployed().spec
+        monkeypatch.setattr(made.fleet, "start", broken)
+        with pytest.raises(RuntimeError, match="inside"):
+            await made.placement.assign(request())
+    said = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert said == [f"session {TENANT}/{spec.runtime}/{SESSION}: RuntimeError"]
+
+
 async def test_admission_refuses_early_and_says_why(tmp_path: Path) -> None:
     async with plane(tmp_path, options=PlacementOptions(per_principal=1, per_runtime=2)) as made:
         made.deployed()

@@ -66,6 +66,37 @@ async def test_refusals_arrive_whole(tmp_path: Path) -> None:
         assert caught.value.status == 404
 
 
+async def test_what_fails_is_logged_with_the_tenant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("inside")
+
+    async with (
+        plane(tmp_path) as made,
+        RpcServer(tmp_path / "rpc", made.placement),
+        rpc_placement(tmp_path / "rpc", "g0") as remote,
+    ):
+        made.deployed()
+        assignment = await remote.assign(REQUEST)
+        handle = await remote.opened(assignment, "ws")
+        for method in ("version", "assign", "opened", "closed", "stop"):
+            monkeypatch.setattr(made.placement, method, broken)
+        for asked in (
+            remote.version(TENANT, "delivery", "DEFAULT"),
+            remote.assign(REQUEST),
+            remote.opened(assignment, "ws"),
+            remote.stop(TENANT, "delivery", SESSION, WHO),
+        ):
+            with pytest.raises(HostError):
+                await asked
+        await remote.closed(handle)
+        monkeypatch.undo()
+    said = [record.getMessage() for record in caplog.records if record.exc_info]
+    methods = ("version", "assign", "opened", "stop", "closed")
+    assert said == [f"rpc: {method} failed, for tenant {TENANT}" for method in methods]
+
+
 async def test_what_a_dead_gateway_had_open_is_closed(tmp_path: Path) -> None:
     async with plane(tmp_path) as made, RpcServer(tmp_path / "rpc", made.placement):
         made.deployed()

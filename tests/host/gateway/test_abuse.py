@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from duologue.host.gateway import GatewayLimits, GatewayOptions
-from tests.host.gateway.parts import KEY, TENANT, World, app_behind, client, world
+from tests.host.gateway.parts import KEY, RUNTIME, TENANT, World, app_behind, client, world
 
 pytestmark = pytest.mark.anyio
 
@@ -238,14 +238,17 @@ async def test_forwarded_headers_of_trusted_proxies_alone() -> None:
     assert seen == ["127.0.0.1 False", "9.9.9.9 True"]
 
 
-async def test_an_authority_that_fails_is_500_and_says_nothing(caplog: Any) -> None:
+async def test_a_host_that_fails_is_500_and_says_nothing(caplog: Any) -> None:
     async with world() as w, client(w) as http:
 
         async def broken(*_: Any, **__: Any) -> Any:
             raise RuntimeError("inner secret")
 
-        w.keys.authenticate = broken  # type: ignore[method-assign]
-        answer = await http.post(w.invoke, headers=KEY)
-        assert (answer.status_code, answer.headers["x-amzn-errortype"]) == (500, "InternalServerException")
-        assert "secret" not in answer.text
+        w.rooms.assign = broken  # type: ignore[method-assign]
+        for line in ("request {} of {}/{}", "request {} of tenant {}"):
+            answer = await http.post(w.invoke, headers=KEY)
+            assert (answer.status_code, answer.headers["x-amzn-errortype"]) == (500, "InternalServerException")
+            assert "secret" not in answer.text
+            assert caplog.messages[-1] == line.format(answer.headers["x-amzn-requestid"], TENANT, RUNTIME)
+            w.keys.authenticate = broken  # type: ignore[method-assign]
         assert "good" not in caplog.text

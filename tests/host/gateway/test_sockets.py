@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 
 from duologue.host.gateway import GatewayLimits, GatewayOptions
+from duologue.host.gateway.carriers import LinkCarrier
 from duologue.host.types import HostError
 from duologue.wire.hostlink import Closed, Message, Opened, RefreshAnswered
 from tests.host.gateway.parts import (
@@ -355,7 +356,7 @@ async def test_closes_go_both_ways_over_a_link() -> None:
         await w.rooms.empty()
 
 
-async def test_a_worker_that_refuses_dies_or_breaks_the_rules() -> None:
+async def test_a_worker_that_refuses_dies_or_breaks_the_rules(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(end: Any, event: Any) -> None:
         if isinstance(event, Opened):
             end.link.reject(event.stream, 503, "full", (("retry-after", "3"),))
@@ -375,6 +376,24 @@ async def test_a_worker_that_refuses_dies_or_breaks_the_rules() -> None:
             assert (await ended(socket))[0] == 1012
         assert (w.count("failed.link.lost"), w.count("failed.link.frame")) == (1, 1)
         await w.rooms.empty()
+    (said,) = (line for line in caplog.messages if line.startswith("link to "))
+    assert said.startswith(f"link to the worker w1 of {TENANT}/{RUNTIME}:1 at ")
+
+
+async def test_errors_that_nobody_expects_end_the_socket_and_are_logged_with_its_session(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> bool:
+        raise RuntimeError("inside")
+
+    monkeypatch.setattr(LinkCarrier, "frame", broken)
+    async with world() as w, Worker(echo).behind(w), talk(w, headers={**KEY, SESSION_HEADER: SESSION}) as socket:
+        monkeypatch.setattr(w.rooms, "closed", broken)
+        await socket.send("x")
+        assert await ended(socket) == (1011, "internal error")
+    session = f"{TENANT}/{RUNTIME}/{SESSION}"
+    said = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert said == [f"session {session}: a client's frame", f"a task for {session} failed"]
 
 
 async def test_a_worker_that_does_not_read_stops_the_client() -> None:

@@ -131,9 +131,8 @@ async def test_a_gateway_that_never_reads_loses_its_link_and_is_counted(tmp_path
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(tmp_path / "link"))
     listening.listen()
-    listener = LinkListener(
-        "w1", cast(Any, None), None, refuse
-    )  # a stream that is refused needs neither server nor app
+    # a stream that is refused needs neither server nor app
+    listener = LinkListener("w1", cast(Any, None), None, refuse, of="t/agent:1")
     listener.start(listening)
     client = LinkClient(peer="g1", schema=SCHEMA, now=0.0)
     reader, writer = await asyncio.open_unix_connection(str(tmp_path / "link"))
@@ -166,7 +165,7 @@ async def test_a_gateway_that_breaks_the_rules_and_reads_nothing_is_left(tmp_pat
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(tmp_path / "link"))
     listening.listen()
-    listener = LinkListener("w1", cast(Any, None), None, refuse)
+    listener = LinkListener("w1", cast(Any, None), None, refuse, of="t/agent:1")
     listener.start(listening)
     client = LinkClient(peer="g1", schema=SCHEMA, now=0.0)
     reader, writer = await asyncio.open_unix_connection(str(tmp_path / "link"))

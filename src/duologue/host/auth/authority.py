@@ -111,7 +111,8 @@ class HostAuthority:
             self._denied("authenticate", error, route, head.peer, identity)
             raise
         except StoreError as error:
-            _log.error("a credential could not be checked: %s", error)
+            whose = identity.principal.tenant if identity is not None else route.tenant or "unknown"
+            _log.error("a credential for tenant %s could not be checked: %s", whose, error)
             raise errors.broken() from error
         return identity
 
@@ -399,7 +400,7 @@ class HostAuthority:
                 seconds=seconds,
             )
         except StoreError as error:
-            _log.error("a client secret could not be made: %s", error)
+            _log.error("a client secret of %s/%s could not be made: %s", tenant, spec.runtime, error)
             raise HostError(
                 503,
                 "ServiceUnavailableException",

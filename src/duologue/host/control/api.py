@@ -68,6 +68,7 @@ class ControlAPI:
                 await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope, receive)
+        request.state.tenant = "unknown"  # for the log
         try:
             response = await self._answer(request)
         except HostError as error:
@@ -77,12 +78,13 @@ class ControlAPI:
         except (ConfigurationError, OverloadedError) as error:
             response = problem(HostError(400, "ValidationException", error.message, hint=error.hint))
         except StoreError as error:
-            logger.error("control API: %s", error)
+            logger.error("control API, for tenant %s: %s", request.state.tenant, error)
             response = problem(HostError(503, "ServiceUnavailableException", "The host's store fails."))
         except DuologueError as error:
             response = problem(HostError(400, "ValidationException", error.message, hint=error.hint))
         except Exception:
-            logger.exception("control API: %s %s failed", request.method, request.url.path)
+            said = request.method, request.url.path, request.state.tenant
+            logger.exception("control API: %s %s failed, for tenant %s", *said)
             response = problem(HostError(500, "InternalServerException", "The host failed; its log says how."))
         response.headers["cache-control"] = "no-store"
         response.headers["x-content-type-options"] = "nosniff"
@@ -95,6 +97,7 @@ class ControlAPI:
         if not operation.role:
             return await self._run(operation, Context(self.control, request, path, _NOBODY, "", peer))
         identity, tenant, body = await self._let_in(request, operation)
+        request.state.tenant = tenant
         for parameter in operation.query:
             parameter.check(request.query_params.getlist(parameter.name))
         context = Context(self.control, request, path, identity, tenant, peer)

@@ -113,6 +113,10 @@ class Live[W: WorkerLike]:
         self.idle_since = now
         self.asked = now
 
+    def __str__(self) -> str:
+        """For the log."""
+        return "session " + "/".join(self.key)
+
     @property
     def key(self) -> tuple[str, str, str]:
         """Tenant, runtime, session."""

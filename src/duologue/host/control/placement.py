@@ -99,7 +99,7 @@ class LocalPlacement[W: WorkerLike]:
             self._admit(request, spec.runtime)
             live = Live[W](spec, request, self._clock())
             self._live[key] = live
-            live.started = self._spawn(self._start(live))
+            live.started = self._spawn(self._start(live), live)
         elif live.principal != request.principal:
             self.counts["refused.principal"] += 1
             raise _others()
@@ -148,7 +148,7 @@ class LocalPlacement[W: WorkerLike]:
             if live.worker is not None:
                 live.worker.closed()
             if live.state == "draining" and live.handles == 0:
-                self._spawn(self._reap(live))
+                self._spawn(self._reap(live), live)
             self._changed.set()
 
     async def stop(self, tenant: str, runtime: str, session: str, principal: str, *, reason: str = "stopped") -> bool:
@@ -226,7 +226,7 @@ class LocalPlacement[W: WorkerLike]:
                 live.drain = True
                 if live.state == "live":
                     live.state = "draining"
-                    self._spawn(self._drained(live))
+                    self._spawn(self._drained(live), live)
         return count
 
     async def _drained(self, live: Live[W]) -> None:
@@ -243,7 +243,7 @@ class LocalPlacement[W: WorkerLike]:
                     await self.tick()
                     for live in list(self._live.values()):
                         if live.state == "live" and live.handles == 0 and not await self._is_busy(live):
-                            self._spawn(self._end(live, reason))
+                            self._spawn(self._end(live, reason), live)
                     self._changed.clear()
                     if self._live:
                         with contextlib.suppress(TimeoutError):
@@ -272,7 +272,7 @@ class LocalPlacement[W: WorkerLike]:
                 continue
             life = live.spec.lifecycle
             if now >= live.begun + life.lifetime_s:
-                self._spawn(self._end(live, "lifetime"))
+                self._spawn(self._end(live, "lifetime"), live)
             elif live.handles == 0 and now - live.asked >= min(self.options.busy_every_s, life.idle_s):
                 live.asked = now
                 asking.append(live)
@@ -318,7 +318,7 @@ class LocalPlacement[W: WorkerLike]:
         live.worker = worker
         live.state = "draining" if live.drain else "live"
         live.idle_since = live.asked = self._clock()
-        self._watch(worker)
+        self._watch(worker, live)
         await self._write(live)
         self.counts["started"] += 1
         logger.debug("session %s/%s/%s: epoch %d in worker %s", *live.key, live.epoch, worker.id)
@@ -397,9 +397,9 @@ class LocalPlacement[W: WorkerLike]:
             metadata=live.request.metadata,
         )
 
-    def _watch(self, worker: W) -> None:
+    def _watch(self, worker: W, live: Live[W]) -> None:
         if worker.id not in self._watched:
-            self._watched[worker.id] = self._spawn(self._mourn(worker))
+            self._watched[worker.id] = self._spawn(self._mourn(worker), f"worker {worker.id} of {live.spec.id}")
 
     async def _mourn(self, worker: W) -> None:
         """When a worker ends, its sessions have ended."""
@@ -422,10 +422,10 @@ class LocalPlacement[W: WorkerLike]:
         if busy:
             live.idle_since = now
         elif live.state == "draining":
-            self._spawn(self._end(live, "drained"))
+            self._spawn(self._end(live, "drained"), live)
         elif now - live.idle_since >= live.spec.lifecycle.idle_s:
             self.counts["reaped"] += 1
-            self._spawn(self._end(live, "idle"))
+            self._spawn(self._end(live, "idle"), live)
 
     async def _is_busy(self, live: Live[W]) -> bool:
         worker = live.worker
@@ -434,7 +434,7 @@ class LocalPlacement[W: WorkerLike]:
     async def _end(self, live: Live[W], reason: str) -> None:
         """End a session and wait until it has; several who ask for it wait for the same end."""
         if live.ending is None:
-            live.ending = self._spawn(self._finish(live, reason))
+            live.ending = self._spawn(self._finish(live, reason), live)
         await asyncio.shield(live.ending)
 
     async def _finish(self, live: Live[W], reason: str) -> None:
@@ -488,16 +488,16 @@ class LocalPlacement[W: WorkerLike]:
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None], of: object) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(lambda done: self._done(done, of))
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[None], of: object) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, HostError):
-            logger.error("placement: %s", type(error).__name__, exc_info=error)
+            logger.error("%s: %s", of, type(error).__name__, exc_info=error)
 
     async def _tick_on(self) -> None:
         while True:

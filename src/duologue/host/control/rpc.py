@@ -215,7 +215,7 @@ class _Link:
         self._placement = placement
         self._report = report
         self._name = ""
-        self._handles: set[str] = set()
+        self._handles: dict[str, str] = {}  # and their tenants
 
     async def run(self) -> None:
         hello = await self._frames.receive(Hello)
@@ -241,6 +241,7 @@ class _Link:
                 await self._placement.closed(handle)
 
     async def _answer(self, call: Call) -> None:
+        tenant = self._tenant(call)
         try:
             value = await self._call(call)
             answer = Answer(id=call.id, value=msgspec.Raw(_encode(value)))
@@ -251,7 +252,7 @@ class _Link:
                 id=call.id, refusal=Refusal(status=500, type="InternalServerException", message=f"rpc: {error}")
             )
         except Exception as error:
-            logger.exception("rpc: %s failed", call.method)
+            logger.exception("rpc: %s failed, for tenant %s", call.method, tenant)
             wrapped = error if isinstance(error, DuologueError) else DuologueError(type(error).__name__)
             answer = Answer(id=call.id, refusal=Refusal.of(wrapped))
         self._frames.send(answer)
@@ -265,16 +266,24 @@ class _Link:
             case "assign":
                 return await placement.assign(msgspec.convert(given["request"], AssignRequest))
             case "opened":
-                handle = await placement.opened(msgspec.convert(given["assignment"], Assignment), given["kind"])
-                self._handles.add(handle)
+                assignment = msgspec.convert(given["assignment"], Assignment)
+                handle = await placement.opened(assignment, given["kind"])
+                self._handles[handle] = assignment.tenant
                 return handle
             case "closed":
-                self._handles.discard(given["handle"])
+                self._handles.pop(given["handle"], None)
                 return await placement.closed(given["handle"])
             case "stop":
                 return await placement.stop(**given)
             case "report":
                 return self._report(self._name, given["counts"])
+
+    def _tenant(self, call: Call) -> str:
+        """Whom a call is about."""
+        given = call.arguments
+        about = given.get("request") or given.get("assignment") or given
+        named = about.get("tenant") if isinstance(about, dict) else None
+        return str(named or self._handles.get(str(given.get("handle")), "none"))
 
 
 # --------------------------------------------------------------------------- the gateway's side

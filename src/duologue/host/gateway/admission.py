@@ -40,6 +40,11 @@ class Pass(msgspec.Struct, kw_only=True):
     keys: tuple[tuple[str, str], ...]
     request: str
 
+    @property
+    def of(self) -> str:
+        """The session, tenant first; for the log."""
+        return f"{self.assignment.tenant}/{self.assignment.runtime}/{self.assignment.session}"
+
 
 class Admission:
     """Decides about requests with the authority and the placement."""
@@ -106,9 +111,7 @@ class Admission:
         try:
             await self.placement.closed(entry.handle)
         except HostError as error:
-            found = entry.assignment
-            key = (found.tenant, found.runtime, found.session)
-            logger.debug("session %s/%s/%s: end of a request not taken: %s", *key, error)
+            logger.debug("session %s: end of a request not taken: %s", entry.of, error)
 
     async def origins(self, head: RequestHead, route: Route) -> Headers:
         """CORS headers for a page that may call a runtime, () for another. For preflights, which carry no credential."""

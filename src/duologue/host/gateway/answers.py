@@ -18,6 +18,11 @@ def request_id() -> str:
     return str(uuid.uuid4())
 
 
+def failed() -> HostError:
+    """What a client is told of an error that nobody expected."""
+    return HostError(500, "InternalServerException", "The host failed; its log says how.")
+
+
 def error(failure: HostError, *, id: str = "", extra: Headers = ()) -> tuple[int, Headers, bytes]:
     """Status, headers and body: ``{"message": …}`` (or the error's own), `x-amzn-ErrorType`, `x-amzn-RequestId`."""
     body = failure.body if failure.body is not None else {"message": str(failure)}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
-from ..types import HostError, NeedsBody, RequestHead, Route
+from ..types import HostError, Identity, NeedsBody, RequestHead, Route
 from . import answers, routes
 from .handover import OneRequest
 from .head import HeadReader, body_length, forwarded, upgrades
@@ -41,6 +40,7 @@ class Connection(asyncio.Protocol):
         self._reader = self._new_reader()
         self._early = bytearray()
         self._paused = False
+        self._tenant = ""  # whose runtime is asked for, once it is known; for the log
         self.closed = False
 
     # ------------------------------------------------------------------ asyncio.Protocol
@@ -157,12 +157,14 @@ class Connection(asyncio.Protocol):
         if gateway.trusts(self._address):
             head = forwarded(head)
         request = answers.request_id()
+        self._tenant = ""
         extra: answers.Headers = ()
         try:
             if head.path == "/ping" and head.method in ("GET", "HEAD"):
                 self._alive(head)
                 return
             route = routes.find(head)
+            self._tenant = route.tenant
             gateway.counters.add(f"requests.{route.kind}")
             if gateway.draining:
                 raise HostError(
@@ -178,8 +180,8 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             raise
         except Exception:
-            logger.exception("request %s", request)
-            self.answer(HostError(500, "InternalServerException", "The host failed; its log says how."), id=request)
+            logger.exception("request %s of tenant %s", request, self._tenant or "unknown")
+            self.answer(answers.failed(), id=request)
 
     def _alive(self, head: RequestHead) -> None:
         """For load balancers: whether this gateway takes requests."""
@@ -200,7 +202,7 @@ class Connection(asyncio.Protocol):
         identity = None
         if route.kind != "metadata" and head.method != "OPTIONS":
             try:
-                identity, route = await self._timely(gateway.admission.identify(head, route))
+                identity, route = await self._identify(head, route)
             except NeedsBody:
                 identity = None
         visit = Visit(head=head, route=route, identity=identity, request=request, cors=extra)
@@ -238,18 +240,20 @@ class Connection(asyncio.Protocol):
         if route.kind not in ("ws", "openai", "gemini"):
             raise HostError(400, "ValidationException", "No WebSocket is opened at this path.")
         try:
-            identity, route = await self._timely(gateway.admission.identify(head, route))
+            identity, route = await self._identify(head, route)
         except NeedsBody:
             raise HostError(403, "AccessDeniedException", "The signature of an upgrade covers no body.") from None
         assert self._transport is not None
         await gateway.sockets.open(self, self._transport, head, route, identity, request)
 
-    async def _timely[T](self, work: Awaitable[T]) -> T:
-        """With the time limit of admission."""
+    async def _identify(self, head: RequestHead, route: Route) -> tuple[Identity, Route]:
+        """See Admission. With the time limit of admission."""
         try:
             async with asyncio.timeout(self._gateway.limits.admission_s):
-                return await work
+                identity, route = await self._gateway.admission.identify(head, route)
         except TimeoutError:
             raise HostError(
                 503, "ServiceUnavailableException", "Admission took too long.", headers=(("Retry-After", "1"),)
             ) from None
+        self._tenant = route.tenant
+        return identity, route

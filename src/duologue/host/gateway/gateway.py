@@ -124,18 +124,21 @@ class Gateway:
         await asyncio.gather(*tasks, *self._last, return_exceptions=True)
         await self.links.close()
 
-    def spawn[T](self, work: Coroutine[Any, Any, T], *, finish: bool = False) -> asyncio.Task[T]:
-        """A task whose failure is logged; at the end it is cancelled, or waited for if it is to `finish`."""
+    def spawn[T](self, work: Coroutine[Any, Any, T], *, of: str = "", finish: bool = False) -> asyncio.Task[T]:
+        """A task whose failure is logged; at the end it is cancelled, or waited for if it is to `finish`.
+
+        `of`: the session that it is for, tenant first; "" where it is for none.
+        """
         task = asyncio.ensure_future(work)
         (self._last if finish else self._tasks).add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(lambda done: self._done(done, of))
         return task
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _done(self, task: asyncio.Task[Any], of: str) -> None:
         self._tasks.discard(task)
         self._last.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a task of the gateway failed", exc_info=error)
+            logger.error("a task for %s failed", of or "the gateway itself", exc_info=error)
 
     # ------------------------------------------------------------------ accepting
 

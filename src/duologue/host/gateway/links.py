@@ -56,11 +56,15 @@ class Taker(Protocol):
 
 
 class WorkerLink(asyncio.Protocol):
-    """The gateway's end of one link. `counters` counts it as ``failed.link.REASON`` if it breaks."""
+    """The gateway's end of one link. `counters` counts it as ``failed.link.REASON`` if it breaks.
 
-    def __init__(self, path: str, *, peer: str, epoch: int, options: LinkOptions, counters: Counters) -> None:
+    `of`: the worker and whose it is, tenant first; for the log.
+    """
+
+    def __init__(self, path: str, *, of: str, peer: str, epoch: int, options: LinkOptions, counters: Counters) -> None:
         self._loop = asyncio.get_running_loop()
         self.path = path
+        self.of = of
         self.link = LinkClient(peer=peer, schema=SCHEMA, now=self._loop.time(), epoch=epoch, options=options)
         self._transport: asyncio.Transport | None = None
         self._takers: dict[int, Taker] = {}
@@ -173,7 +177,7 @@ class WorkerLink(asyncio.Protocol):
                     self.ready.set_result(None)
             case GoingAway(goaway=notice):
                 self._why = "link.told" if notice.code else ""
-                logger.debug("worker at %s goes away: %s %s", self.path, notice.reason, notice.code)
+                logger.debug("worker %s at %s goes away: %s %s", self.of, self.path, notice.reason, notice.code)
 
     def _later(self) -> None:
         """Flush once after all that happens now."""
@@ -205,7 +209,7 @@ class WorkerLink(asyncio.Protocol):
         self._arm()
 
     def _broken(self, error: LinkError) -> None:
-        logger.warning("link to the worker at %s: %s", self.path, error)
+        logger.warning("link to the worker %s at %s: %s", self.of, self.path, error)
         self._why = error.code
         if self._transport is not None and self._paused:
             self._transport.abort()  # a worker that does not read would hold it open
@@ -254,8 +258,8 @@ class Links:
         self._links: dict[str, asyncio.Task[WorkerLink]] = {}
         self._epochs = itertools.count(1)
 
-    async def get(self, path: str) -> WorkerLink:
-        """The link to the worker at a Unix socket. Raises HostError 503 if it cannot be reached."""
+    async def get(self, path: str, of: str) -> WorkerLink:
+        """The link to the worker at a Unix socket, `of` as for WorkerLink. Raises HostError 503 if it cannot be reached."""
         task = self._links.get(path)
         if task is not None and task.done():
             usable = not task.cancelled() and task.exception() is None and not task.result().over
@@ -263,25 +267,25 @@ class Links:
                 return task.result()
             task = None
         if task is None:
-            task = asyncio.create_task(self._connect(path))
+            task = asyncio.create_task(self._connect(path, of))
             self._links[path] = task
             task.add_done_callback(lambda done: self._look(path, done))
         return await asyncio.shield(task)
 
-    async def _connect(self, path: str) -> WorkerLink:
+    async def _connect(self, path: str, of: str) -> WorkerLink:
         self._tidy()
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._options.hello_s):
-                _, link = await loop.create_unix_connection(lambda: self._make(path), path)
+                _, link = await loop.create_unix_connection(lambda: self._make(path, of), path)
         except (OSError, TimeoutError):
             raise _unavailable("The worker cannot be reached.") from None
         await link.ready
         return link
 
-    def _make(self, path: str) -> WorkerLink:
+    def _make(self, path: str, of: str) -> WorkerLink:
         return WorkerLink(
-            path, peer=self._peer, epoch=next(self._epochs), options=self._options, counters=self._counters
+            path, of=of, peer=self._peer, epoch=next(self._epochs), options=self._options, counters=self._counters
         )
 
     def _look(self, path: str, task: asyncio.Task[WorkerLink]) -> None:

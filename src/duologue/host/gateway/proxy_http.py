@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -44,11 +44,14 @@ class Visit(msgspec.Struct, kw_only=True):
     cors: Headers = ()
 
 
-class HttpProxy:
-    """An ASGI application; the scope's state has the `visit`, and `cut`, which breaks the connection off.
+class Spawn(Protocol):
+    """Runs what outlives a request; `of`: the session that it is for, tenant first."""
 
-    `spawn` runs what outlives a request.
-    """
+    def __call__(self, work: Coroutine[Any, Any, None], *, of: str) -> object: ...
+
+
+class HttpProxy:
+    """An ASGI application; the scope's state has the `visit`, and `cut`, which breaks the connection off."""
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class HttpProxy:
         limits: GatewayLimits,
         spool: Spool,
         counters: Counters,
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        spawn: Spawn,
     ) -> None:
         self._admission = admission
         self._limits = limits
@@ -87,6 +90,9 @@ class HttpProxy:
             self._counters.add("dropped.client-gone")
         except HostError as error:
             await self._fail(visit, error, started, receive, respond, scope["state"]["cut"])
+        except Exception:
+            logger.exception("request %s of %s/%s", visit.request, visit.route.tenant, visit.route.runtime)
+            await self._fail(visit, answers.failed(), started, receive, respond, scope["state"]["cut"])
         finally:
             if spooled:
                 self._spool.give(visit.head.peer, spooled)
@@ -125,7 +131,7 @@ class HttpProxy:
             self._counters.add(f"refused.{error.status}.{error.type}")
         if started:
             # The head is out: what remains is to break the answer off, so that it is not taken for a whole one.
-            logger.debug("request %s: %s", visit.request, error)
+            logger.debug("request %s of %s/%s: %s", visit.request, visit.route.tenant, visit.route.runtime, error)
             cut()
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -297,7 +303,7 @@ class HttpProxy:
         self._admission.reserved[key] = reservation
         if previous is not None:
             await previous.end()
-        self._spawn(_expire(reservation))
+        self._spawn(_expire(reservation), of=entry.of)
         scheme = "wss" if visit.head.tls else "ws"
         path = visit.head.path.removesuffix("/connect") + "/ws"
         answer = {

@@ -66,9 +66,9 @@ class Sockets:
             self.open_now.discard(socket)
             if not self.open_now:
                 self._none.set()
-            gateway.spawn(gateway.admission.leave(entry), finish=True)
+            gateway.spawn(gateway.admission.leave(entry), of=entry.of, finish=True)
 
-        socket = ClientSocket(call.carrier, limits, gateway.counters, ended)
+        socket = ClientSocket(call.carrier, limits, gateway.counters, ended, of=entry.of)
         headers = [(passing.SESSION, entry.assignment.session), ("x-amzn-RequestId", request)]
         answered = identity.subprotocol or chosen
         if answered:
@@ -116,7 +116,9 @@ class Call:
                 raise HostError(404, "ResourceNotFoundException", "This runtime does not speak that protocol.")
             foreign = self.carrier = ForeignCarrier(gateway.limits)
             return await foreign.connect(assignment.http, "/ws", headers, offered, gateway.limits.admission_s)
-        link = await gateway.links.get(assignment.link)
+        link = await gateway.links.get(
+            assignment.link, f"{assignment.worker} of {assignment.tenant}/{assignment.runtime}:{assignment.version}"
+        )
         stream = self.carrier = LinkCarrier(link, gateway.limits, self._refresh)
         return await stream.connect(
             Open(
@@ -147,7 +149,7 @@ class Call:
             self._socket.expire_at(self._identity.expires, _EXPIRED_V1 if v1 else _EXPIRED)
 
     def _refresh(self, carrier: LinkCarrier, token: str) -> None:
-        self._gateway.spawn(self._verify(carrier, token))
+        self._gateway.spawn(self._verify(carrier, token), of=self._entry.of)
 
     async def _verify(self, carrier: LinkCarrier, token: str) -> None:
         try:

@@ -161,10 +161,14 @@ class ClientSocket(Pipe):
     Args:
         carrier: where its frames go.
         ended: called once when the connection is gone.
+        of: its session, tenant first; for the log.
     """
 
-    def __init__(self, carrier: Carrier, limits: GatewayLimits, counters: Counters, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, carrier: Carrier, limits: GatewayLimits, counters: Counters, ended: Callable[[], None], *, of: str
+    ) -> None:
         super().__init__()
+        self._of = of
         self._carrier = carrier
         self._limits = limits
         self._counters = counters
@@ -195,7 +199,7 @@ class ClientSocket(Pipe):
         try:
             self._frame(frame)
         except Exception:
-            logger.exception("a client's frame")
+            logger.exception("session %s: a client's frame", self._of)
             self.finish(1011, "internal error")
 
     def _frame(self, frame: WSFrame) -> None:

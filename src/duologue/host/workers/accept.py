@@ -17,11 +17,13 @@ class Acceptor:
     Args:
         listener: listening; closed with the acceptor.
         protocol: makes one for each connection.
+        of: the version that is served, tenant first; for the log.
     """
 
-    def __init__(self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], *, of: str) -> None:
         self._listener: socket.socket | None = listener
         self._protocol = protocol
+        self._of = of
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         listener.setblocking(False)
@@ -41,7 +43,7 @@ class Acceptor:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:  # out of descriptors: those who wait are served when some are free again
-            logger.warning("cannot accept: %s", error.strerror)
+            logger.warning("a worker of %s cannot accept: %s", self._of, error.strerror)
             self._loop.remove_reader(self._listener.fileno())
             self._loop.call_later(0.1, self._listen_again)
             return

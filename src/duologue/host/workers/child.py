@@ -96,7 +96,7 @@ class _Child:
         try:
             await self._begin(*self._assignment)
         except Exception as error:
-            logger.exception("cannot begin")
+            logger.exception("a worker of %s cannot begin", self._boot.spec.id)
             self._tell(m.Failed(message=f"{type(error).__name__}: {error}"))
             return 1
         self._tell(m.Ready())
@@ -139,7 +139,7 @@ class _Child:
                 busy = self._works(message.session) if message.session else self._busy
                 self._tell(m.State(n=message.n, busy=busy))
             case _:
-                logger.debug("unexpected %s", type(message).__name__)
+                logger.debug("a worker of %s is told the unexpected: %s", self._boot.spec.id, type(message).__name__)
 
     def _tell(self, message: m.FromProcess) -> None:
         with contextlib.suppress(OSError):
@@ -184,9 +184,9 @@ class _Child:
             self._committer = _TenantCommitter(self._store, self._boot.spec.tenant)
             server.sessions = Sessions(server.agent, server.options, self._committer)
             server.sessions.metadata[assign.session] = assign.metadata
-        await self._http.start(http)
+        await self._http.start(http, of=self._boot.spec.id)
         if server is not None and link is not None:
-            self._link = LinkListener(assign.worker, server, self._code.app, self._admit)
+            self._link = LinkListener(assign.worker, server, self._code.app, self._admit, of=self._boot.spec.id)
             self._link.start(link)
         if server is not None and isinstance(server.agent, Agent):
             if assign.warm:
@@ -199,7 +199,7 @@ class _Child:
         try:
             await agent.model.warm_up()
         except Exception:
-            logger.exception("the model does not warm up")
+            logger.exception("the model of %s does not warm up", self._boot.spec.id)
 
     def _admit(self, request: Open) -> None:
         """Raises Refusal unless the session is here, in this epoch."""

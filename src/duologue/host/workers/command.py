@@ -79,7 +79,7 @@ class _Runner:
         except OSError as error:
             m.send(self._control, m.Failed(message=_not_run(self._boot.spec.command[0], error)))
             return 1
-        listener = Acceptor(socket.socket(fileno=fds[0]), lambda: _Front(self))
+        listener = Acceptor(socket.socket(fileno=fds[0]), lambda: _Front(self), of=self._boot.spec.id)
         m.send(self._control, m.Ready())
         beat = asyncio.ensure_future(self._beat())
         ended, stop = asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._stop.wait())

@@ -47,8 +47,8 @@ class HttpServer:
         """Whether a request or WebSocket is being served."""
         return bool(self._state.tasks)
 
-    async def start(self, listener: socket.socket) -> None:
-        """Serve. Raises RuntimeError if the application fails to start."""
+    async def start(self, listener: socket.socket, *, of: str) -> None:
+        """Serve; `of`: the version that it is, tenant first, for the log. Raises RuntimeError if the application cannot start."""
         config = self._config
         self._lifespan = config.lifespan_class(config)
         await self._lifespan.startup()
@@ -63,7 +63,7 @@ class HttpServer:
             )
             return made
 
-        self._acceptor = Acceptor(listener, protocol)
+        self._acceptor = Acceptor(listener, protocol, of=of)
 
     async def stop(self, patience_s: float) -> None:
         """Take no more connections, give open requests `patience_s`, then tell the application to shut down."""

@@ -203,7 +203,7 @@ class _Connection(asyncio.Protocol):
         except DuologueError as error:
             self._send(im.Failure(n=message.n, error=type(error).__name__, message=str(error)))
         except Exception as error:
-            logger.exception("a call fails")
+            logger.exception("a call of %s fails", self._tenant)
             self._send(
                 im.Failure(n=message.n, error="ModelError", message=f"The model failed: {type(error).__name__}.")
             )

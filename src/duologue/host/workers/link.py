@@ -161,7 +161,7 @@ class StreamSocket:
             if self._end is not None:
                 self._end.fill()
         except Exception:
-            logger.exception("a stream of session %s fails", self.request.session)
+            self._link.report(self.request.session)
             self._shut(1011, "internal error")
 
     def lost(self, code: int) -> None:
@@ -201,10 +201,12 @@ class LinkListener:
     Args:
         worker: names this worker in its hello.
         admit: raises Refusal for a stream that may not be served.
+        of: the version that is served, tenant first; for the log.
     """
 
-    def __init__(self, worker: str, server: Server, app: Any, admit: Callable[[Open], None]) -> None:
+    def __init__(self, worker: str, server: Server, app: Any, admit: Callable[[Open], None], *, of: str) -> None:
         self.worker = worker
+        self.of = of
         self.server = server
         self.app = app
         self.admit = admit
@@ -225,7 +227,7 @@ class LinkListener:
 
     def start(self, listener: sockets.socket) -> None:
         """Serve."""
-        self._acceptor = Acceptor(listener, lambda: _Connection(self, self._links))
+        self._acceptor = Acceptor(listener, lambda: _Connection(self, self._links), of=self.of)
 
     def go_away(self, reason: str, in_s: float) -> None:
         """Tell all gateways that no new streams are wanted."""
@@ -349,7 +351,7 @@ class _Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             await stream.close(1001, "going away")
         except Exception:
-            logger.exception("a stream of session %s fails", request.session)
+            self.report(request.session)
             await stream.close(1011, "internal error")
         finally:
             self._streams.pop(id, None)
@@ -363,7 +365,7 @@ class _Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             await conversation.finish(1001, "going away")
         except Exception:
-            logger.exception("a stream of session %s fails", stream.request.session)
+            self.report(stream.request.session)
             await conversation.finish(1011, "internal error")
         finally:
             self._streams.pop(id, None)
@@ -423,6 +425,10 @@ class _Connection(asyncio.Protocol):
         self._link.refresh(stream, token)
         self._later()
 
+    def report(self, session: str) -> None:
+        """Log the error under way, of one of the session's streams."""
+        logger.exception("a stream of session %s of %s fails", session, self._listener.of)
+
     # --- the link
 
     def go_away(self, reason: str, in_s: float) -> None:
@@ -466,7 +472,8 @@ class _Connection(asyncio.Protocol):
     def _fail(self, error: LinkError) -> None:
         failed = self._listener.failed
         failed[error.code] += 1
-        logger.warning("a gateway's link fails: %s (%d times): %s", error.code, failed[error.code], error)
+        said = self._listener.of, error.code, failed[error.code], error
+        logger.warning("a gateway's link to a worker of %s fails: %s (%d times): %s", *said)
         if self._transport is None:
             return
         if self._writable:
