@@ -360,6 +360,25 @@ async def test_generation_waits_while_enough_is_queued() -> None:
         await session.wait()
 
 
+async def test_generation_goes_on_as_what_was_made_is_played() -> None:
+    from duologue.engine.limits import LimitOptions
+
+    call = make(
+        [line(1.0, STOP, 1.0)],
+        lambda text, context: Reply(text="And another thing. " * 20),
+        until_s=40,
+        limits=LimitOptions(queued_s=4),
+    )
+    async with call.session as session:
+        for at in (4.0, 8.0, 12.0):
+            await hold(call, at)
+            (response,) = session.conductor.responses.all
+            assert 3 <= response.seconds - (at - 2.35) <= 7
+        await session.wait()
+    (answer,) = call.finished("turn")
+    assert (answer.status, answer.heard) == ("completed", "And another thing. " * 20)
+
+
 # ---------------------------------------------------------------------- bad input
 
 

@@ -320,6 +320,18 @@ def test_more_sessions_may_be_allowed() -> None:
     assert [first.admit("sig", name, until=10, now=0) for name in "abcb"] == [True, True, False, True]
 
 
+def test_of_too_many_signatures_the_oldest_is_forgotten_and_counted() -> None:
+    first = FirstSessions(2)
+    for signature in "abc":
+        assert first.admit(signature, "one", until=10, now=0)
+    assert first.forgotten == 1
+    assert not first.admit("b", "two", until=10, now=1)
+    assert first.admit("a", "two", until=10, now=1)  # nothing is known of it any more
+    assert first.forgotten == 2
+    assert first.admit("d", "one", until=20, now=11)  # the others are over: that they go is no loss
+    assert (first.forgotten, len(first._seen)) == (2, 1)
+
+
 STEPS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(0, 5)), max_size=60)
 
 

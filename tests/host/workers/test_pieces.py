@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -189,6 +191,38 @@ async def test_a_gateway_that_breaks_the_rules_and_reads_nothing_is_left(tmp_pat
     finally:
         writer.close()
         await listener.stop(0.0)
+
+
+KEEPING = """
+import ctypes
+from duologue.host.workers import kernel
+
+class Info(ctypes.Structure):  # struct mallinfo2 of <malloc.h>
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+def freed(count):
+    blocks = (ctypes.c_void_p * count)()
+    for n in range(count):
+        blocks[n] = libc.malloc(600_000)
+    for n in reversed(range(count)):
+        libc.free(blocks[n])
+    return libc.mallinfo2().fordblks
+
+kernel.keep_freed(16 << 20)
+print(freed(20), freed(60))
+"""
+
+
+def test_freed_memory_is_kept_up_to_a_bound() -> None:
+    done = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, timeout=60, check=True)
+    twelve, thirty_six = map(int, done.stdout.split())
+    assert twelve >= 12_000_000
+    assert thirty_six <= (16 << 20) + 1_000_000
 
 
 def test_the_control_socket_names_the_sender_and_takes_no_descriptors() -> None:
