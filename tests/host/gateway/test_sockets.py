@@ -246,6 +246,40 @@ async def test_one_frame_too_many_in_a_second(app: App) -> None:
         assert (code, "50 frames per second" in reason) == (1008, True)
 
 
+class Hand:
+    """A loop whose clock is moved by hand."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.call_later = loop.call_later
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+async def test_in_strict_mode_250_frames_pass_in_a_second_and_the_251st_does_not(app: App) -> None:
+    async with world(GatewayLimits.strict()) as w, app_behind(w, app.app), talk(w, ping_interval=None) as socket:
+        (served,) = w.gateway.sockets.open_now
+        clock = Hand(served._loop)
+        served._loop = clock  # type: ignore[assignment]
+
+        async def pass_on(frames: int) -> None:
+            for n in range(frames):
+                await socket.send(str(n))
+            assert [await socket.recv() for _ in range(frames)] == [str(n) for n in range(frames)]
+
+        await pass_on(250)
+        clock.now += 1.0
+        await pass_on(249)
+        clock.now += 0.99
+        await pass_on(1)
+        await socket.send("one too many")
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert await ended(socket) == (1008, "Max frame rate of 250 frames per second is exceeded")
+        assert w.count("closed.1008") == 1
+
+
 async def test_a_client_that_is_too_fast_is_slowed_down(app: App) -> None:
     limits = GatewayLimits(frames_per_s=200, on_rate="pause")
     async with world(limits) as w, app_behind(w, app.app), talk(w) as socket:
