@@ -160,6 +160,20 @@ async def test_a_browsers_token_is_echoed_as_the_sentinel_alone(app: App, caplog
     assert token not in "".join(ours)
 
 
+async def test_an_app_may_say_all_it_has_to_say_at_once() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": "sold out"})
+            await send({"type": "websocket.close", "code": 4000, "reason": "come back"})
+
+    async with world() as w, app_behind(w, app), talk(w) as socket:
+        assert await socket.recv() == "sold out"
+        assert await ended(socket) == (4000, "come back")
+        await w.rooms.empty()
+
+
 async def test_the_apps_closes_reach_the_client(app: App) -> None:
     async with world() as w, app_behind(w, app.app):
         async with talk(w) as socket:

@@ -183,6 +183,7 @@ class ForeignCarrier(Pipe):
         self._socket: ClientSocket | None = None
         self._early: deque[tuple[Kind, bool, bytes]] = deque()
         self._end: bytes | None = None
+        self._broken = False  # it ended without a close frame before the client was answered
 
     async def connect(
         self, path: str, target: str, headers: list[tuple[str, str]], subprotocols: tuple[str, ...], timeout: float
@@ -214,7 +215,7 @@ class ForeignCarrier(Pipe):
         except asyncio.CancelledError:
             transport.abort()
             raise
-        if self.transport is None or self.over:
+        if self.transport is None or self._broken:
             raise _refused(424, "The agent closed the connection before it was open.")
         chosen = str(self.transport.response.headers.get("sec-websocket-protocol", ""))
         if chosen and chosen not in subprotocols:
@@ -281,6 +282,7 @@ class ForeignCarrier(Pipe):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """See WSListener."""
         self.ended()
+        self._broken = self._end is None
         self._over(close_payload(1011, "The agent's connection ended."))
 
     def _over(self, payload: bytes) -> None:
