@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -443,6 +444,56 @@ async def test_who_joins_with_a_ticket_meets_an_agent_that_was_told_of_them(host
     said = await asyncio.to_thread(host.run, "call", url, lines="hello\n", SSL_CERT_FILE=host.ca)
     assert "Hello Ada." in said
     assert "answered 403: " in await asyncio.to_thread(host.run, "call", url, ok=1, SSL_CERT_FILE=host.ca)
+
+
+TOLD_APP = """
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
+
+def told(connection):
+    return connection.headers.getlist("x-duologue-session-metadata")
+
+async def ping(request):
+    return JSONResponse({"status": "Healthy"})
+
+async def invocations(request):
+    return JSONResponse(told(request))
+
+async def ws(socket):
+    await socket.accept()
+    await socket.send_json(told(socket))
+    await socket.close()
+
+app = Starlette(
+    routes=[Route("/ping", ping), Route("/invocations", invocations, methods=["POST"]), WebSocketRoute("/ws", ws)]
+)
+"""
+
+
+@pytest.mark.anyio
+async def test_a_foreign_app_is_told_of_its_session_by_the_host_alone(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "informed.py").write_text(TOLD_APP)
+    deploy = ("deploy", str(tmp_path / "informed.py"), "--asgi", "informed.py:app")
+    for name in ("X-Duologue-Session-Metadata", "X_Duologue_Session_Metadata"):
+        assert "cannot be listed" in await asyncio.to_thread(host.run, *deploy, "--header", name, ok=2)
+    await asyncio.to_thread(host.run, *deploy)
+    key = {"authorization": f"Bearer {await asyncio.to_thread(host.key, '--role', 'invoke')}"}
+    metadata = {"who": "Zoë", "plan": [1, None]}
+    compact = json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode()
+    told = [base64.urlsafe_b64encode(compact).decode().rstrip("=")]
+    trust = ssl.create_default_context(cafile=host.ca)
+    control = f"https://localhost:{host.control_port}"
+    async with httpx.AsyncClient(verify=trust, trust_env=False, timeout=60) as client:
+        body = {"agent": "informed", "metadata": metadata}
+        started = (await client.post(f"{control}/sessions", json=body, headers=key)).raise_for_status().json()
+        for session, expected in ((started["session"], told), ("n" * 40, [])):
+            headers = {**key, SESSION: session, "X-Duologue-Session-Metadata": "Zm9yZ2Vk"}
+            for url in (f"{host.url}/runtimes/informed/invocations", f"{control}/agents/informed/invocations"):
+                assert (await client.post(url, json={}, headers=headers)).raise_for_status().json() == expected
+            url = f"wss{host.url.removeprefix('https')}/runtimes/informed/ws"
+            async with websockets.connect(url, additional_headers=headers, ssl=trust, proxy=None) as socket:
+                assert json.loads(await socket.recv()) == expected
 
 
 def test_secrets_reach_the_agent_and_nothing_else(host: Host, tmp_path: Path) -> None:

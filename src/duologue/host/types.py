@@ -315,7 +315,7 @@ class Assignment(_Struct, frozen=True, kw_only=True):
     """A session and the worker that has it.
 
     `link`: Unix socket of the multiplexed link ("" for a foreign app); `http`: Unix socket that serves the container
-    contract over HTTP. `epoch` counts the session's owners.
+    contract over HTTP. `epoch` counts the session's owners. `metadata`, of a foreign app's session, is what its requests carry.
     """
 
     tenant: str
@@ -329,6 +329,7 @@ class Assignment(_Struct, frozen=True, kw_only=True):
     new: bool
     lifetime_left_s: float
     headers: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
 
 
 class Placement(Protocol):

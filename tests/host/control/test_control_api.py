@@ -295,6 +295,7 @@ async def test_dialling_out_joins_the_participants_socket_to_the_agents(
     async def agent(websocket: WebSocket) -> None:
         await websocket.accept()
         await websocket.send_text("hello from " + websocket.headers["x-amzn-bedrock-agentcore-runtime-session-id"])
+        await websocket.send_text(websocket.headers["x-duologue-session-metadata"])
         await websocket.send_bytes(await websocket.receive_bytes())
         await websocket.close(4321, "done")
 
@@ -302,11 +303,13 @@ async def test_dialling_out_joins_the_participants_socket_to_the_agents(
         assert connection.request is not None
         heard.put_nowait(connection.request.headers["x-desk"])
         heard.put_nowait(await connection.recv())
+        heard.put_nowait(await connection.recv())
         await connection.send(b"\0\1")
         heard.put_nowait(await connection.recv())
         await connection.wait_closed()
         heard.put_nowait(str(connection.close_code))
 
+    made.deployed(kind="asgi", entry="app.py:app")
     made.fleet.http = str(tmp_path / "w.http")
     app = Starlette(routes=[WebSocketRoute("/ws", agent)])
     async with (
@@ -315,11 +318,11 @@ async def test_dialling_out_joins_the_participants_socket_to_the_agents(
     ):
         port = next(iter(server.sockets)).getsockname()[1]
         who = {"url": f"ws://localhost:{port}", "headers": {"x-desk": "7"}}
-        body = {"agent": "delivery", "channel": "websocket", "participant": who}
+        body = {"agent": "delivery", "channel": "websocket", "participant": who, "metadata": {"desk": 7}}
         started = await peer.post("/sessions", json=body)
         assert started.status_code == 201
-        said = [await heard.get() for _ in range(4)]
-        assert said == ["7", f"hello from {started.json()['session']}", b"\0\1", "4321"]
+        said = [await heard.get() for _ in range(5)]
+        assert said == ["7", f"hello from {started.json()['session']}", "eyJkZXNrIjo3fQ", b"\0\1", "4321"]
         body["participant"] = {"url": "ws://localhost:9"}
         assert (await peer.post("/sessions", json=body)).status_code == 424
         assert made.placement.count == 1  # the one that could not reach anybody was ended

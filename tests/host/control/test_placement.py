@@ -294,7 +294,8 @@ async def test_what_is_said_of_a_call_goes_to_its_worker(tmp_path: Path) -> None
     async with plane(tmp_path) as made:
         made.deployed(tier="shared")
         for letter in "ab":
-            await made.placement.assign(request(letter * 33, metadata={"desk": letter}))
+            assignment = await made.placement.assign(request(letter * 33, metadata={"desk": letter}))
+            assert assignment.metadata == {}  # the worker was told
         assert made.fleet.metadata == [{"desk": "a"}, {"desk": "b"}]
         assert len(made.fleet.workers) == 1
 

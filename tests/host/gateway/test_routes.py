@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from duologue.host.gateway import passing, routes
+from duologue.host.headers import metadata
 from duologue.host.types import Grant, HostError, Identity, Principal, RequestHead, Route
 from tests.host.gateway.parts import ARN, RUNTIME, SESSION, SESSION_HEADER, TENANT
 
@@ -154,6 +156,16 @@ def test_a_signature_or_key_is_never_shown() -> None:
     assert "authorization" not in seen(head("/x", **token), ("Authorization",), ME)
     assert "x-api-key" not in seen(head("/x", X_Api_Key="k"), ("x-api-key", "x-*"))
     assert "x-amz-security-token" not in seen(head("/x", X_Amz_Security_Token="k"), ("x-*",))
+
+
+def test_what_the_host_alone_says_of_a_session_no_client_can_say() -> None:
+    assert metadata({}) == ()
+    ((name, value),) = metadata({"who": "Zoë", "desk": [1, None]})
+    assert base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).decode() == '{"who":"Zoë","desk":[1,null]}'
+    assert "=" not in value
+    for sent in (name, name.replace("-", "_"), name.upper()):
+        request = RequestHead(method="GET", target="/x", headers=((sent.lower(), "forged"), ("x-mine", "1")))
+        assert "forged" not in seen(request, (sent, "x*")).values()
 
 
 @pytest.mark.parametrize(("name", "longest"), [("traceparent", 128), ("baggage", 8192), ("X-Mine", 4096)])

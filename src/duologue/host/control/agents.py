@@ -12,6 +12,7 @@ import httpx
 from starlette.responses import Response, StreamingResponse
 
 from ..auth import SESSION_HEADER
+from ..headers import metadata
 from ..types import AssignRequest, HostError
 from .agent_views import (
     Agents,
@@ -181,6 +182,7 @@ async def _invoke(context: Context) -> Response:
     handle = await placement.opened(assignment, "invocations")
     headers = {SESSION_HEADER: assignment.session, "content-type": "application/json", "host": "localhost"}
     headers["accept"] = request.headers.get("accept", "application/json")
+    headers |= metadata(assignment.metadata)
     closing = contextlib.AsyncExitStack()
     closing.push_async_callback(placement.closed, handle)
     try:

@@ -25,6 +25,7 @@ from duologue.errors import ConfigurationError
 
 from ..auth import SESSION_HEADER
 from ..auth.origin import normalised
+from ..headers import metadata
 from ..types import Assignment, HostError
 from .arn import invalid
 from .placement import LocalPlacement
@@ -147,7 +148,7 @@ class WebSocketOut:
                     unix_connect(
                         assignment.http,
                         "ws://localhost/ws",
-                        additional_headers={SESSION_HEADER: assignment.session},
+                        additional_headers=[(SESSION_HEADER, assignment.session), *metadata(assignment.metadata)],
                         compression=None,
                         ping_interval=None,
                         max_size=_MAX_MESSAGE,

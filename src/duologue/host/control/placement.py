@@ -124,6 +124,7 @@ class LocalPlacement[W: WorkerLike]:
             new=new,
             lifetime_left_s=max(0.0, live.begun + live.spec.lifecycle.lifetime_s - self._clock()),
             headers=live.spec.headers,
+            metadata=live.request.metadata if live.spec.kind != "agent" else {},
         )
 
     async def opened(self, assignment: Assignment, kind: Kind) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ..headers import metadata
 from ..types import HostError, Identity, NeedsBody, RequestHead, Route
 from . import answers, client_secrets, passing
 from .admission import Admission, Pass, Reservation, cors, preflight
@@ -158,6 +159,7 @@ class HttpProxy:
             session=entry.assignment.session,
             request=visit.request,
         )
+        headers += metadata(entry.assignment.metadata)
         length = len(whole) if whole is not None else body.length
         headers.append(("content-length", str(length)) if length is not None else ("transfer-encoding", "chunked"))
         upstream = Upstream(entry.assignment.http, idle_s=self._limits.invoke_s)

@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Literal, cast
 
 from ...wire.hostlink import Open, Refreshed
+from ..headers import metadata
 from ..types import HostError, Identity, RequestHead, Route
 from . import passing
 from .admission import Pass
@@ -114,6 +115,7 @@ class Call:
         if not assignment.link:
             if entry.route.kind != "ws":
                 raise HostError(404, "ResourceNotFoundException", "This runtime does not speak that protocol.")
+            headers += metadata(assignment.metadata)
             foreign = self.carrier = ForeignCarrier(gateway.limits)
             return await foreign.connect(assignment.http, "/ws", headers, offered, gateway.limits.admission_s)
         link = await gateway.links.get(
