@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import os
+import shutil
+import subprocess
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Awaitable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from duologue.host.control import builder
 from duologue.host.control.deploy import Deployment, LifecycleRequest
 from duologue.host.control.rows import Version
 from duologue.host.types import HostError, Storage
@@ -134,6 +140,60 @@ async def test_dependencies_are_installed_by_the_builder_and_kept_with_their_has
         assert (Path(row.spec.packages) / "tiny_thing.py").is_file()
         assert not os.stat(row.spec.packages).st_mode & 0o222
         assert (await deploy(made, folder)).packages == row.packages  # the same content is not built again
+
+
+def installers() -> list[Any]:
+    """Those that work here: pip, uv or both."""
+    found: list[Any] = [builder.by_pip] if find_spec("pip") else []
+    uv = shutil.which("uv")
+    if uv is not None and subprocess.run([uv, "--version"], capture_output=True, check=False).returncode == 0:
+        found.append(functools.partial(builder.by_uv, uv))
+    return found
+
+
+@pytest.mark.parametrize("install", installers())
+def test_each_installer_there_is_says_the_same(tmp_path: Path, install: Any) -> None:
+    folder = source(tmp_path, requirements_txt="./wheels/tiny_thing-1.0-py3-none-any.whl\n")
+    digest = hashlib.sha256(wheel(folder / "wheels").read_bytes()).hexdigest()
+    assert install(tmp_path, builder.BuildOptions()) == (f"tiny-thing==1.0 --hash=sha256:{digest}",)
+    assert (tmp_path / "packages" / "tiny_thing.py").is_file()
+
+
+def test_what_installers_write_of_what_came_is_read(tmp_path: Path) -> None:
+    """The forms of what came from an index, from a file, and from a folder or a repository, which has no hash."""
+    kinds: dict[str, Any] = {
+        "Indexed_One": {"hashes": {"sha256": "aa"}},
+        "filed": {"hashes": {"sha256": "bb"}},
+        "made": {},
+    }
+    report = {
+        "install": [
+            {"metadata": {"name": name, "version": "1.0"}, "download_info": {"archive_info": info} if info else {}}
+            for name, info in kinds.items()
+        ]
+    }
+    lock = """
+        lock-version = "1.0"
+        [[packages]]
+        name = "indexed-one"
+        version = "1.0"
+        sdist = { url = "https://x/indexed_one-1.0.tar.gz", hashes = { sha256 = "cc" } }
+        wheels = [{ url = "https://x/indexed_one-1.0-py3-none-any.whl", hashes = { sha256 = "aa" } }]
+        [[packages]]
+        name = "filed"
+        version = "1.0"
+        archive = { path = "source/wheels/filed-1.0-py3-none-any.whl", hashes = { sha256 = "bb" } }
+        [[packages]]
+        name = "made"
+        directory = { path = "source/made" }
+    """
+    for name in kinds:
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    expected = ("filed==1.0 --hash=sha256:bb", "Indexed_One==1.0 --hash=sha256:aa", "made==1.0")
+    assert builder.reported(report) == expected
+    assert builder.locked(tomllib.loads(lock), tmp_path) == expected
 
 
 async def test_what_cannot_be_installed_is_told_and_leaves_nothing(tmp_path: Path) -> None:

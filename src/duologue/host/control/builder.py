@@ -18,6 +18,9 @@ import signal
 import stat
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,31 +175,34 @@ def install(work: Path, options: BuildOptions) -> tuple[str, ...]:
 
     Raises HostError 424 with the installer's last words.
     """
-    source, target, report = work / "source", work / "packages", work / "report.json"
-    requirements = source / "requirements.txt"
-    python = sys.executable
     if importlib.util.find_spec("pip") is not None:
-        quiet = ("--no-input", "--disable-pip-version-check", "--no-cache-dir", "--no-warn-script-location", "-q")
-        wheels = () if options.source_builds else ("--only-binary", ":all:")
-        _run(python, "-I", "-m", "pip", "install", *quiet, *wheels, "--report", str(report), "--target", str(target),
-             "-r", str(requirements), cwd=source)  # fmt: skip
-        return _reported(msgspec.json.decode(report.read_bytes()))
+        return by_pip(work, options)
     uv = shutil.which("uv")
     if uv is None:
         raise HostError(
             424, "RuntimeClientError", "The host has no installer.", hint="Install pip into its environment, or uv."
         )
-    lock = work / "lock.txt"
+    return by_uv(uv, work, options)
+
+
+def by_pip(work: Path, options: BuildOptions) -> tuple[str, ...]:
+    """See `install`."""
+    source, report = work / "source", work / "report.json"
+    quiet = ("--no-input", "--disable-pip-version-check", "--no-cache-dir", "--no-warn-script-location", "-q")
+    wheels = () if options.source_builds else ("--only-binary", ":all:")
+    _run(sys.executable, "-I", "-m", "pip", "install", *quiet, *wheels, "--report", str(report),
+         "--target", str(work / "packages"), "-r", str(source / "requirements.txt"), cwd=source)  # fmt: skip
+    return reported(msgspec.json.decode(report.read_bytes()))
+
+
+def by_uv(uv: str, work: Path, options: BuildOptions) -> tuple[str, ...]:
+    """See `install`. Of the lock file it makes PEP 751's form, which also says what a path or an address held."""
+    source, target, lock = work / "source", work / "packages", work / "pylock.toml"
     built = () if options.source_builds else ("--no-build",)
-    common = ("--no-cache", "--quiet", "--python", python)
-    _run(uv, "pip", "compile", *common, *built, "--generate-hashes", "--no-header", "--no-annotate", "-o", str(lock),
-         str(requirements), cwd=source)  # fmt: skip
+    common = ("--no-cache", "--quiet", "--python", sys.executable)
+    _run(uv, "pip", "compile", *common, *built, "-o", str(lock), str(source / "requirements.txt"), cwd=source)
     _run(uv, "pip", "install", *common, *built, "--target", str(target), "-r", str(lock), cwd=source)
-    return tuple(" ".join(entry.split()) for entry in _joined(lock.read_text()).splitlines() if entry.strip())
-
-
-def _joined(text: str) -> str:
-    return text.replace("\\\n", " ")
+    return locked(tomllib.loads(lock.read_text()), target)
 
 
 def _run(*command: str, cwd: Path) -> None:
@@ -207,13 +213,36 @@ def _run(*command: str, cwd: Path) -> None:
         raise HostError(424, "RuntimeClientError", f"The dependencies cannot be installed: {said or done.returncode}")
 
 
-def _reported(report: Any) -> tuple[str, ...]:
+def reported(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """What pip's installation report (its format version 1) says was installed."""
     found = []
     for entry in report.get("install", ()):
         about, info = entry["metadata"], entry.get("download_info", {}).get("archive_info", {})
-        digest = info.get("hashes", {}).get("sha256", "")
-        found.append(f"{about['name']}=={about['version']}" + (f" --hash=sha256:{digest}" if digest else ""))
+        found.append(_pinned(about["name"], about["version"], [info]))
     return tuple(sorted(found, key=str.lower))
+
+
+def locked(lock: Mapping[str, Any], target: Path) -> tuple[str, ...]:
+    """What is installed in `target`, with the hashes of a ``pylock.toml`` (PEP 751)."""
+    files: dict[str, list[Any]] = {}
+    for entry in lock.get("packages", ()):
+        alone = entry.get("archive") or entry.get("sdist") or {}
+        files[_canonical(entry["name"])] = entry.get("wheels") or [alone]
+    found = [
+        _pinned(here.name, here.version, files.get(_canonical(here.name), ()))
+        for here in distributions(path=[str(target)])
+    ]
+    return tuple(sorted(found, key=str.lower))
+
+
+def _canonical(name: str) -> str:
+    """As PEP 503 compares names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _pinned(name: str, version: str, files: Iterable[Mapping[str, Any]]) -> str:
+    digests = [digest for file in files if (digest := file.get("hashes", {}).get("sha256"))]
+    return " ".join((f"{name}=={version}", *(f"--hash=sha256:{digest}" for digest in digests)))
 
 
 def work(job: Job) -> Built:
