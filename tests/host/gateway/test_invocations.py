@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import boto3  # type: ignore[import-untyped]
@@ -14,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from duologue.host.gateway import GatewayLimits
+from duologue.host.gateway.upstream import Upstream
 from duologue.host.types import HostError
 from tests.host.gateway.parts import (
     ARN,
@@ -151,6 +153,32 @@ async def test_an_agents_error_is_424_and_its_owner_sees_the_cause(app: App, rol
         assert cause == ({"status": 500, "body": '{"error":"broken inside"}'} if "observe" in roles else None)
         assert w.count("failed.424") == 1
         assert len(app.calls) == 1
+
+
+async def test_the_answer_of_an_agent_that_hangs_up_on_the_body_is_heard(tmp_path: Path) -> None:
+    hung_up = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    async def body() -> AsyncIterator[bytes]:
+        await hung_up.wait()
+        yield b"x" * 10
+        yield b"y" * 10
+
+    async with await asyncio.start_unix_server(serve, tmp_path / "agent"):
+        upstream = Upstream(str(tmp_path / "agent"), idle_s=10.0)
+        upstream.open()
+        try:
+            await upstream.send("POST", "/invocations", [("content-length", "20")], body())
+            assert (await upstream.head()).status_code == 200
+            assert b"".join([piece async for piece in upstream.body()]) == b"ok"
+        finally:
+            upstream.close()
 
 
 async def test_an_agent_that_dies_is_424_and_one_that_is_not_there_503(app: App) -> None:

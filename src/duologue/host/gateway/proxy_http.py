@@ -163,7 +163,7 @@ class HttpProxy:
         length = len(whole) if whole is not None else body.length
         headers.append(("content-length", str(length)) if length is not None else ("transfer-encoding", "chunked"))
         upstream = Upstream(entry.assignment.http, idle_s=self._limits.invoke_s)
-        await upstream.open()
+        upstream.open()
         try:
             async with asyncio.timeout(self._limits.stream_s):
                 await self._exchange(visit, entry, upstream, headers, body, whole, receive, send)

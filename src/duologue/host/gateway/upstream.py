@@ -1,8 +1,13 @@
-"""One HTTP request to an agent over its Unix socket. Never sent twice; says whether a byte of it has gone."""
+"""One HTTP request to an agent over its Unix socket. Never sent twice; says whether a byte of it has gone.
+
+A socket, not a transport: that gives up reading as well when it cannot write, and with it the answer of an agent that did not
+wait for the body.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import h11
@@ -26,16 +31,19 @@ class Upstream:
         self._path = path
         self._idle_s = idle_s
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=64 << 10)
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
         #: whether a byte may have reached the agent; every failure after that is 424
         self.reached = False
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Connect. Raises HostError 503: the agent has seen nothing, and the request may be tried again."""
         try:
-            self._reader, self._writer = await asyncio.open_unix_connection(self._path)
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.setblocking(False)
+            self._socket.connect(self._path)  # at once or not at all, see unix(7)
         except OSError:
+            self.close()
             raise HostError(
                 503, "ServiceUnavailableException", "The agent cannot be reached.", headers=(("Retry-After", "1"),)
             ) from None
@@ -45,7 +53,6 @@ class Upstream:
 
         The connection broken in the middle is no error here: the agent may have answered early.
         """
-        assert self._writer is not None
         request = h11.Request(
             method=method, target=target, headers=[("host", "localhost"), ("connection", "close"), *headers]
         )
@@ -58,10 +65,10 @@ class Upstream:
             await self._write(self._http.send(h11.EndOfMessage()))
 
     async def _write(self, data: bytes | None) -> bool:
-        assert self._writer is not None
+        assert self._socket is not None
+        await asyncio.sleep(0)  # what can be written at once, and read, is: others have their turn
         try:
-            self._writer.write(data or b"")
-            await self._writer.drain()
+            await self._loop.sock_sendall(self._socket, data or b"")
         except OSError:
             return False
         return True
@@ -87,7 +94,7 @@ class Upstream:
                 raise _failed("The agent broke its answer off.")
 
     async def _event(self) -> object:
-        assert self._reader is not None
+        assert self._socket is not None
         while True:
             try:
                 event = self._http.next_event()
@@ -97,7 +104,8 @@ class Upstream:
                 return event
             try:
                 async with asyncio.timeout(self._idle_s):
-                    data = await self._reader.read(_READ)
+                    await asyncio.sleep(0)
+                    data = await self._loop.sock_recv(self._socket, _READ)
             except TimeoutError:
                 raise _failed("The agent did not answer in time.") from None
             except OSError:
@@ -121,8 +129,8 @@ class Upstream:
 
     def close(self) -> None:
         """Hang up; an agent that still works on it sees its client gone."""
-        if self._writer is not None:
-            self._writer.transport.abort()
+        if self._socket is not None:
+            self._socket.close()
 
 
 def _failed(message: str) -> HostError:
