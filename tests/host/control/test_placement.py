@@ -173,7 +173,9 @@ async def test_stop_waits_for_the_end_joins_others_and_refuses_new_uses_meanwhil
         made.fleet.stop_gate.set()
         assert await asyncio.gather(*stops) == [True, True, True]
         assert made.fleet.stops == [("w0", SESSION, "stopped")]
-        assert await made.placement.stop(TENANT, "delivery", SESSION, ALICE) is False
+        assert await made.placement.stop(TENANT, "delivery", SESSION, ALICE) is True  # as it has ended
+        assert await made.placement.stop(TENANT, "delivery", "n" * 33, ALICE) is False
+        assert len(made.fleet.stops) == 1
         assert (await made.placement.assign(request())).epoch == 2
 
 

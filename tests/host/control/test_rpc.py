@@ -46,7 +46,8 @@ async def test_a_gateway_has_the_whole_placement(tmp_path: Path) -> None:
         await remote.report({"sockets": 3})
         assert told == [("g0", {"sockets": 3})]
         assert await remote.stop(TENANT, "delivery", SESSION, WHO)
-        assert not await remote.stop(TENANT, "delivery", SESSION, WHO)
+        assert await remote.stop(TENANT, "delivery", SESSION, WHO)  # as it has ended
+        assert not await remote.stop(TENANT, "delivery", "n" * 33, WHO)
 
 
 async def test_refusals_arrive_whole(tmp_path: Path) -> None:
