@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -90,6 +91,14 @@ async def test_a_call_has_a_deadline() -> None:
         assert result.status in ("timeout", "error")
         assert "in time" in (result.error or "") or "did not answer" in (result.error or "")
         assert (await run(tools["add"], a=1)).output == 2
+
+
+@pytest.mark.anyio
+async def test_a_client_that_gives_up_before_the_tools_deadline_says_so_as_well() -> None:
+    async with loaded(stdio(timeout=1.0)) as tools:
+        result = await run(dataclasses.replace(tools["hang"], timeout=60.0))
+        assert result.status == "error"
+        assert "did not answer in time" in (result.error or "")
 
 
 @pytest.mark.anyio

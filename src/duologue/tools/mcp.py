@@ -234,6 +234,8 @@ class MCPServer:
         try:
             result = await connection.client.call_tool(tool, arguments, progress_callback=report)
         except Exception as error:
+            if _is_late(error):
+                raise ToolError(tool, "the MCP server did not answer in time; whether it ran is not known.") from error
             if not _is_broken(error):
                 raise ToolError(tool, f"the MCP server answered with an error: {_words(error)}") from error
             await self._drop()
@@ -352,6 +354,14 @@ def _is_broken(error: BaseException) -> bool:
     if isinstance(error, MCPError):
         return error.error.code == CONNECTION_CLOSED
     return not isinstance(error, (ValueError, RuntimeError, TypeError))
+
+
+def _is_late(error: BaseException) -> bool:
+    """Whether the client has given up waiting, just before the tool's own deadline."""
+    from mcp import MCPError
+    from mcp_types import REQUEST_TIMEOUT
+
+    return isinstance(error, MCPError) and error.error.code == REQUEST_TIMEOUT
 
 
 def _first_cause(error: BaseException) -> Exception:
