@@ -43,6 +43,14 @@ class SessionStarted(Event, frozen=True, kw_only=True, tag="session.started"):
     notice: str = ""
 
 
+class SessionTakenOver(Event, frozen=True, kw_only=True, tag="session.taken_over"):
+    """The session goes on under another owner, `epoch`, after the one before was lost in the midst of it."""
+
+    epoch: int
+    agent: str
+    model: str
+
+
 class SessionGoingAway(Event, frozen=True, kw_only=True, tag="session.going_away"):
     """The session will end in `in_s` seconds (drain, age limit, shutdown)."""
 
@@ -321,6 +329,7 @@ class ApprovalInput(Input, frozen=True, kw_only=True, tag="input.approval"):
 
 AnyEvent = (
     SessionStarted
+    | SessionTakenOver
     | SessionGoingAway
     | SessionEnded
     | SessionWaiting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -175,6 +175,59 @@ def test_what_is_not_taken_is_not_acknowledged() -> None:
     inbox.take(Position(1, 5), 9.3)  # beyond what was received: nothing happens
     assert inbox.taken == (1, 1)
     assert inbox.ack_now() == (1, 1)
+
+
+def test_an_owner_that_takes_over_is_given_what_it_wants_again_acknowledged_or_not() -> None:
+    outbox = Outbox(past=True)
+    _fill(outbox, "aaeaaa")
+    outbox.ack(Position(1, 5))
+    # audio lies at 10 times its number less one
+    assert _ns(outbox.recall(30)) == [(1, 3, 0, 0, "taken"), 4, 5, 6]
+    assert _ns(outbox.recall(35)) == _ns(outbox.recall(30))
+    assert _ns(outbox.recall(0)) == [1, 2, 3, 4, 5, 6]
+    # What was not acknowledged is given in any case.
+    assert _ns(outbox.recall(1000)) == [(1, 5, 0, 0, "taken"), 6]
+    outbox.ack(Position(1, 6))
+    assert _ns(outbox.recall(1000)) == [(1, 6, 0, 0, "taken")]
+    outbox.advance(2)
+    assert outbox.recall(1000) == [Gap(Position(1, 1), Position(2, 0), 0, 0, 0, "taken")]
+    assert Outbox(past=True).recall(0) == []
+
+
+def test_as_much_is_kept_of_what_was_acknowledged_as_of_what_was_not() -> None:
+    outbox = Outbox(audio_samples=30, past=True)
+    for kinds in ("aae", "aea"):
+        _fill(outbox, kinds)
+        outbox.ack(outbox.sent)
+    assert _ns(outbox.recall(0)) == [(1, 1, 0, 0, "taken"), 2, 3, 4, 5, 6]
+    plain = Outbox()
+    _fill(plain, "aa")
+    plain.ack(Position(1, 1))
+    assert _ns(plain.recall(0)) == [(1, 1, 0, 0, "taken"), 2]
+
+
+@given(st.lists(st.sampled_from("ea"), max_size=60), st.data())
+def test_what_is_recalled_is_whole_and_taken_by_an_inbox_that_has_nothing(
+    kinds: list[str], data: st.DataObject
+) -> None:
+    outbox = Outbox(audio_samples=100, event_bytes=100, past=True)
+    for kind in kinds:
+        _fill(outbox, kind)
+        if data.draw(st.booleans()):
+            outbox.ack(Position(1, data.draw(st.integers(outbox.acked.n, outbox.sent.n))))
+    parts = outbox.recall(wanted := data.draw(st.integers(0, 700)))
+    inbox = Inbox(epoch=2, last=Position(1, 0))
+    outbox.advance(2)
+    outbox.push_event("new")
+    for part in [*parts, *outbox.replay(Position(2, 0))]:
+        if isinstance(part, Gap):
+            assert inbox.accept_gap(part.first, part.last, 0.0)
+        else:
+            assert inbox.accept(*part.at, 0.0)
+    assert inbox.last == (2, 1)
+    given_again = {part.at.n for part in parts if isinstance(part, Item)}
+    kept = [item for item in (*(outbox._past or ()), *outbox._audio) if item.samples and item.track + 10 > wanted]
+    assert given_again.issuperset(item.at.n for item in kept)
 
 
 class DeliveryMachine(RuleBasedStateMachine):

@@ -37,11 +37,11 @@ class Driver:
                 self.tell("recognised", self.words, True)
         return actions
 
-    def hear(self, ms: float, probability: float) -> list[act.Action]:
-        """`ms` of audio with this speech probability, in real time."""
+    def hear(self, ms: float, probability: float, *, speed: float = 1.0) -> list[act.Action]:
+        """`ms` of audio with this speech probability, in real time or so many times faster."""
         before = len(self.log)
         for _ in range(round(ms / WINDOW)):
-            self.now += WINDOW / 1000
+            self.now += WINDOW / 1000 / speed
             self.tell("window", self.media, self.media + WINDOW, probability)
             self.media += WINDOW
         return self.log[before:]
@@ -271,6 +271,23 @@ def test_no_silence_is_longer_than_the_hard_maximum() -> None:
     drive.pause(EndpointingOptions().hard_max_ms + WINDOW)
     (commit,) = drive.of(act.Commit)
     assert "hard maximum" in commit.reason
+
+
+def test_silence_that_comes_in_a_burst_waits_for_what_recognition_says_of_what_was_before_it() -> None:
+    drive = Driver()
+    drive.words = None
+    drive.hear(1000, 0.95, speed=1000)
+    drive.hear(6000, 0.02, speed=1000)
+    assert drive.state is State.PAUSE
+    drive.tell("recognised", "what is my next stop", True)
+    assert [commit.reason.partition(":")[0] for commit in drive.of(act.Commit)] == ["hard maximum"]
+    # But not for ever.
+    deaf = Driver()
+    deaf.words = None
+    deaf.hear(1000, 0.95, speed=1000)
+    deaf.hear(6000, 0.02, speed=1000)
+    deaf.pause(EndpointingOptions().hard_max_ms + WINDOW)
+    assert len(deaf.of(act.Commit)) == 1
 
 
 def test_a_sound_without_words_is_no_turn() -> None:

@@ -25,13 +25,13 @@ from botocore.exceptions import ClientError
 from websockets.typing import Subprotocol
 
 from duologue.client import RuntimeClient, Transport, WebSocketTransport, additional_headers, connect, websocket
-from duologue.events import AnyEvent, SessionStarted, ToolFinished, ToolStarted
+from duologue.events import AnyEvent, ResponseFinished, SessionStarted, SessionTakenOver, ToolFinished, ToolStarted
 
 #: the only host that the public SDK's helpers make addresses of
 VENDOR = "bedrock-agentcore.us-east-1.amazonaws.com"
 SESSION = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 AGENT = '''
-import asyncio
+import asyncio, os
 from duologue import Agent, tool
 from duologue.testing.scripted import Reply, ScriptedModel
 
@@ -44,6 +44,9 @@ async def survey(minutes: int) -> str:
 def answer(text, context):
     if text is None:
         return Reply(text="Done.")
+    if text == "who":
+        said = [item.text for item in context.history() if item.kind == "user"]
+        return Reply(text=f"Process {os.getpid()}: {', '.join(said)}.")
     if text.startswith("survey"):
         return Reply(text="I begin.", tools=(("survey", {"minutes": 5}),))
     return Reply(text=f"VERSION {text}.")
@@ -328,6 +331,38 @@ async def test_a_long_task_goes_on_without_a_socket_and_delivers_to_the_next(
     assert (len(links), call.resumes) == (2, 1)
     assert "surveyed 5" in str(seen[-1])
     assert len([event for event in seen if isinstance(event, SessionStarted)]) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("tier", ["process", "shared", "cold"])
+async def test_a_call_whose_worker_is_killed_goes_on_in_another(
+    host: Host, source: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tier: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", host.ca)
+    await asyncio.to_thread(host.run, "deploy", source("one"), "--name", f"tough_{tier}", "--tier", tier)
+    keys = await asyncio.to_thread(host.access, "--role", "invoke")
+    client = RuntimeClient(host.url, access_key=keys["aws_access_key_id"], secret_key=keys["aws_secret_access_key"])
+    url, headers = client.generate_ws_connection(f"tough_{tier}", f"tough-{tier}-" + "x" * 30)
+    async with connect(url, headers=additional_headers(headers), input_rate=16_000, output_rate=24_000) as call:
+
+        async def asked(text: str) -> tuple[int, str]:
+            """The process that answers, and what it knows."""
+            await call.send_text(text)
+            async for event in call:
+                if isinstance(event, ResponseFinished) and event.text.startswith("Process"):
+                    who, _, known = event.text.removeprefix("Process ").partition(": ")
+                    return int(who), known
+            raise AssertionError("the call is over")
+
+        first, known = await asked("who")
+        assert known == "who."
+        os.kill(first, signal.SIGKILL)
+        async for event in call:
+            if isinstance(event, SessionTakenOver):
+                break
+        second, known = await asked("who")
+        assert known == "who, who."
+        assert second != first
 
 
 @pytest.mark.anyio

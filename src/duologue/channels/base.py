@@ -78,6 +78,15 @@ class Port(Protocol):
     def ended(self, reason: str = "client_left") -> None:
         """The participant has left for good."""
 
+    def took(self, epoch: int, n: int) -> None:
+        """An input at this position was taken, or refused: journal it, so that another owner does not take it again."""
+
+    async def keep(self, state: bytes, told: int) -> None:
+        """Journal what another owner needs to have the participant back (JSON), and how many events they have been given so far.
+
+        Returns once it is durable, or cannot become so.
+        """
+
 
 class Channel(ABC):
     """One way of reaching one participant."""
@@ -93,6 +102,16 @@ class Channel(ABC):
     @property
     def way_s(self) -> float:
         """Seconds that a message takes to the participant, as far as the channel knows; 0.0 if it does not."""
+        return 0.0
+
+    @property
+    def begins_at(self) -> int:
+        """Where on the listener's track the agent's audio begins, in samples: beyond what another owner may have sent."""
+        return 0
+
+    @property
+    def behind_s(self) -> float:
+        """How old the user's audio may be when it begins to come, seconds: what a client has kept comes as fast as it can."""
         return 0.0
 
     @property

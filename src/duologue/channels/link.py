@@ -109,7 +109,9 @@ async def run_link(
         try:
             _receive(link, first, loop.time())
             channel = await opener.open(link)
-            replay = link.welcome(channel.delivery, token=new_token(), now=loop.time(), notice=notice(channel))
+            token = new_token()
+            await channel.keep(token)  # whoever takes the session over is to know it before the client does
+            replay = link.welcome(channel.delivery, token=token, now=loop.time(), notice=notice(channel))
         except ProtocolError as error:
             if link.close_code is None:
                 link.refuse(error)

@@ -7,14 +7,20 @@ it until that socket ends.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
 
 from ..errors import DuologueError, LimitExceededError
 from ..events import Event
 from ..wire.duologue import (
+    AudioSpec,
     AuthRefresh,
     Bye,
+    Capabilities,
     Cleared,
     GapMessage,
     InputReceived,
@@ -27,6 +33,34 @@ from ..wire.duologue import (
 from .base import Channel, Traits
 
 logger = logging.getLogger("duologue.channels")
+
+
+class KeptClient(msgspec.Struct, frozen=True, kw_only=True):
+    """What another owner of the session needs to have its client back. Of its resume tokens the SHA-256, in hex."""
+
+    tokens: tuple[str, ...]
+    input: AudioSpec | None
+    output: AudioSpec | None
+    capabilities: Capabilities
+    name: str
+    metadata: Mapping[str, Any] = {}
+
+    @staticmethod
+    def read(state: msgspec.Raw) -> KeptClient | None:
+        """What was journaled; None if it is another channel's, or another version's."""
+        try:
+            return msgspec.json.decode(state, type=KeptClient)
+        except msgspec.ValidationError:
+            return None
+
+    def knows(self, token: str) -> bool:
+        """Whether a token is one of them. (How long comparing digests takes says nothing of what would have this one.)"""
+        return _digest(token) in self.tokens
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
 
 #: longest wait for a client to take the goodbye and what is owed before it
 _GOODBYE_S = 2.0
@@ -52,6 +86,11 @@ class WebSocketChannel(Channel):
         self.name = name
         self._refresh = refresh
         self._refreshing: tuple[ServerProtocol, asyncio.Task[None]] | None = None  # of that link
+        #: how many events it was given
+        self.told = 0
+        self._begins_at = delivery.position
+        #: what it said of itself
+        self.metadata: Mapping[str, Any] = {}
         self._over = False
         self._link_gone = asyncio.Event()
         self._link_gone.set()
@@ -78,6 +117,16 @@ class WebSocketChannel(Channel):
         return {"output_samples": self.dropped}
 
     @property
+    def begins_at(self) -> int:
+        """See Channel."""
+        return self._begins_at
+
+    @property
+    def behind_s(self) -> float:
+        """See Channel."""
+        return self.delivery.options.keep_audio_s if self.delivery.recall is not None else 0.0
+
+    @property
     def way_s(self) -> float:
         """See Channel: half of the shortest recent round trip."""
         link = self.delivery.link
@@ -87,6 +136,7 @@ class WebSocketChannel(Channel):
 
     def event(self, event: Event, encoded: bytes) -> None:
         """See Channel."""
+        self.told += 1
         self.delivery.send_event(encoded)
 
     def audio(self, response: str, offset: int, position: int, pcm: bytes) -> None:
@@ -142,6 +192,7 @@ class WebSocketChannel(Channel):
                 self.port.input(message.input)
             except DuologueError as error:
                 self._tell(error, f"{message.epoch}:{message.n}")
+            self.port.took(message.epoch, message.n)
         elif isinstance(message, AuthRefresh):
             self._check(message.token)
         elif isinstance(message, GapMessage):
@@ -186,6 +237,19 @@ class WebSocketChannel(Channel):
     def _tell(self, error: DuologueError, ref: str) -> None:
         if self.delivery.link is not None:
             self.delivery.link.error(error.code, str(error), ref=ref)
+
+    async def keep(self, token: str) -> None:
+        """Journal that the client may come back with `token`, which it is about to be given, or the one that it has shown."""
+        delivery = self.delivery
+        kept = KeptClient(
+            tokens=(_digest(token), _digest(delivery.tokens.shown)),
+            input=delivery.input,
+            output=delivery.output,
+            capabilities=delivery.capabilities,
+            name=self.name,
+            metadata=self.metadata,
+        )
+        await self.port.keep(msgspec.json.encode(kept), self.told)
 
     def linked(self) -> None:
         """A link drives this channel now."""

@@ -136,6 +136,12 @@ class _Line:
     def back(self, *, gap_events: int = 0, gap_ms: int = 0) -> None:
         """And tells what was lost."""
 
+    def took(self, epoch: int, n: int) -> None:
+        """See Port. The call is the server's to keep."""
+
+    async def keep(self, state: bytes, told: int) -> None:
+        """See Port. The call is the server's to keep."""
+
     async def carry(self, calling: Coroutine[Any, Any, None], console: Console) -> SessionEnded | None:
         """Show the call until `calling` or the agent ends it; returns how the agent did."""
         last: SessionEnded | None = None

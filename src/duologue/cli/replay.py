@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..engine.replay import TICK_S
 from ..engine.replay import recorded as recorded_decisions
 from ..engine.replay import replay as decide
 from ..errors import StoreError
-from ..session.journal import Emitted, decode_record, floor_records
+from ..session.journal import Emitted, decode_record, owners
 from ..store import Record, SQLiteStore, read_jsonl
 
 _TENANT = "local"
@@ -55,13 +54,17 @@ def _is_sqlite(path: Path) -> bool:
 def _replay(journal: Iterable[Record]) -> int:
     try:
         records = [decode_record(record.data) for record in journal]
-        options, facts = floor_records(records)
-    except (msgspec.MsgspecError, StopIteration) as error:
+        made = owners(records)
+    except (msgspec.MsgspecError, IndexError) as error:
         raise StoreError(f"This is no journal of a session: {error}.", hint="Name one that a session wrote.") from None
-    _, decided = decide(facts, options)
-    wanted = recorded_decisions(facts)
-    events = Counter(type(record.event).__name__ for record in records if isinstance(record, Emitted))
-    print(f"{len(records)} records, {len(facts)} facts, {len(wanted)} decisions, {sum(events.values())} events")
+    if not made:
+        raise StoreError("This is no journal of a session: it is empty.", hint="Name one that a session wrote.")
+    events = sum(isinstance(record, Emitted) for record in records)
+    facts = sum(len(facts) for _, facts in made)
+    wanted = [decision for _, facts in made for decision in recorded_decisions(facts)]
+    decided = [decision for options, facts in made for decision in decide(facts, options.floor, turns=options.turns)[1]]
+    many = f", {len(made)} owners" if len(made) > 1 else ""
+    print(f"{len(records)} records, {facts} facts, {len(wanted)} decisions, {events} events{many}")
     for index, (was, now) in enumerate(zip_longest(wanted, decided)):
         if was != now:
             at = (was or now or (0, []))[0] * TICK_S

@@ -62,6 +62,14 @@ _RESUME_S = 3.0
 _STABLE_S = 1.0
 
 
+def _lost(gap: GapMessage) -> str:
+    """What a gap says, in words."""
+    if gap.samples < 0:
+        events = "Events and audio" if gap.events < 0 else "Audio"
+        return f"{events} on the way from the session's owner before may be lost."
+    return f"{gap.events} events and {gap.ms} ms of audio were lost in a cut."
+
+
 class Call:
     """One call. Made by :func:`connect`; an asynchronous context manager and an asynchronous iterator of events.
 
@@ -280,8 +288,7 @@ class Call:
                 case Welcome():
                     self._welcomed(message)
                 case GapMessage() if message.why != "cleared":
-                    text = f"{message.events} events and {message.ms} ms of audio were lost in a cut."
-                    self._emit(ErrorEvent(code="gap", message=text))
+                    self._emit(ErrorEvent(code="gap", message=_lost(message)))
                 case GoingAway():
                     self._emit(SessionGoingAway(in_s=message.in_s, reason=message.reason))
                 case ErrorMessage():

@@ -81,7 +81,8 @@ async def websocket(url: str, headers: Mapping[str, str]) -> Transport:
         )
     except InvalidStatus as error:
         status, said = error.response.status_code, _said(error.response)
-        if status >= 500 or status == 429:
+        # 409: the session is just ending, or moving; 424: its agent has failed, and another process of it may not
+        if status >= 500 or status in (409, 424, 429):
             raise ConnectError(f"{shown} answered {status}{said or '.'}", hint="Try again later.") from error
         raise CallRefusedError(
             f"{shown} answered {status}{said or ' instead of opening a WebSocket.'}",

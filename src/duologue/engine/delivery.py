@@ -23,7 +23,7 @@ _INF = float("inf")
 # A named tuple's own constructor is a Python function; on the path of every frame its base's is taken.
 _make = tuple.__new__
 
-type GapReason = Literal["overflow", "cleared", "unknown"]
+type GapReason = Literal["overflow", "cleared", "unknown", "taken"]
 
 #: lost messages that are remembered one by one; beyond, neighbours are merged
 _MAX_LOST = 1024
@@ -56,7 +56,7 @@ class Gap(NamedTuple):
     """Positions `first` to `last` that will never be delivered.
 
     `events` messages and `samples` samples of audio from `track` on were lost; both are -1 when nobody knows (`why`
-    "unknown").
+    "unknown"). What an earlier owner has had (`why` "taken") is not lost.
     """
 
     first: Position
@@ -74,6 +74,7 @@ class Outbox:
         epoch: the owner under which numbering starts, at least 1.
         audio_samples: how much audio is kept, samples; at least one frame is kept whatever its length.
         event_bytes: how much of events is kept, in bytes of their frames.
+        past: whether as much again is kept of what was acknowledged, for an owner that takes over (:meth:`recall`).
 
     Attributes:
         sent: last position given out (n is 0 before the first).
@@ -89,6 +90,8 @@ class Outbox:
         "_max_bytes",
         "_max_samples",
         "_merge_at",
+        "_past",
+        "_past_samples",
         "_samples",
         "acked",
         "lost_events",
@@ -96,7 +99,11 @@ class Outbox:
         "sent",
     )
 
-    def __init__(self, *, epoch: int = 1, audio_samples: int = 720_000, event_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self, *, epoch: int = 1, audio_samples: int = 720_000, event_bytes: int = 1 << 20, past: bool = False
+    ) -> None:
+        self._past: deque[Item] | None = deque() if past else None
+        self._past_samples = 0
         self._max_samples = audio_samples
         self._max_bytes = event_bytes
         self._audio: deque[Item] = deque()
@@ -163,14 +170,49 @@ class Outbox:
             return
         self.acked = Position(*upto)
         audio, events, lost = self._audio, self._events, self._lost
+        gone: list[Item] = []
         while audio and audio[0].at <= upto:
-            self._samples -= audio.popleft().samples
+            gone.append(audio.popleft())
+            self._samples -= gone[-1].samples
         while events and events[0].at <= upto:
-            self._event_bytes -= len(events.popleft().data)
+            gone.append(events.popleft())
+            self._event_bytes -= len(gone[-1].data)
+        if self._past is not None:
+            self._remember(self._past, gone)
         while lost and lost[0].last <= upto:
             del lost[0]
         if lost and lost[0].first <= upto:
             lost[0] = lost[0]._replace(first=Position(upto[0], upto[1] + 1))
+
+    def _remember(self, past: deque[Item], gone: list[Item]) -> None:
+        """Keep what was acknowledged, as much as there may be of what was not."""
+        gone.sort(key=_place)
+        past.extend(gone)
+        self._past_samples += sum(item.samples for item in gone)
+        while past and (self._past_samples > self._max_samples or not past[0].samples):
+            self._past_samples -= past.popleft().samples
+
+    def recall(self, track: int) -> list[Item | Gap]:
+        """For an owner that has nothing of what was sent: all that was not acknowledged, and audio from `track` on that is kept.
+
+        What is before it is a gap: the owner before has had it.
+        """
+        items: list[Item] = [*(self._past or ()), *self._events, *self._audio]
+        items.sort(key=_place)
+        begin = next(
+            (
+                index
+                for index, item in enumerate(items)
+                if item.at > self.acked or (item.samples and item.track + item.samples > track)
+            ),
+            len(items),
+        )
+        first = items[begin].at if begin < len(items) else self.next()
+        parts: list[Item | Gap] = [*items[begin:], *_runs([gap for gap in self._lost if gap.first >= first])]
+        parts.sort(key=_place)
+        if first == (1, 1):
+            return parts
+        return [Gap(Position(1, 1), Position(first.epoch, first.n - 1), 0, 0, 0, "taken"), *parts]
 
     def clear_audio(self, before: int, key: str = "") -> int:
         """Forget unacknowledged audio at track positions below `before` (of response `key`, if given), as it is not
@@ -212,8 +254,12 @@ class Outbox:
             )
         head: list[Item | Gap] = []
         if after < self.acked:
-            # Forgotten at an acknowledgement (or of an owner before us), so what it was cannot be said any more.
-            head.append(Gap(Position(after.epoch, after.n + 1), self.acked, -1, -1, 0, "unknown"))
+            head += [item for item in self._past or () if item.at > after]
+            known = head[0][0] if head else self.acked
+            if known != (after.epoch, after.n + 1):
+                # Forgotten at an acknowledgement (or of an owner before us), so what it was cannot be said any more.
+                upto = Position(known.epoch, known.n - 1) if head else self.acked
+                head.insert(0, Gap(Position(after.epoch, after.n + 1), upto, -1, -1, 0, "unknown"))
         parts: list[Item | Gap] = [item for item in self._events if item.at > after]
         parts += [item for item in self._audio if item.at > after]
         for gap in _runs([gap for gap in self._lost if gap.last > after]):

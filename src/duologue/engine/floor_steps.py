@@ -37,7 +37,7 @@ _NOTHING: list[Action] = []
 class Steps:
     """What the floor knows, and the steps that follow from it."""
 
-    def __init__(self, options: FloorOptions | None = None) -> None:
+    def __init__(self, options: FloorOptions | None = None, *, turns: int = 0) -> None:
         self.options = options or FloorOptions()
         self.state = State.IDLE
         self.turn = ""
@@ -46,7 +46,7 @@ class Steps:
         self.steps = 0  # transitions made so far
         self.activity = Activity(self.options.activity)
         self.endpointing = Endpointing(self.options.endpointing)
-        self._turns = 0
+        self._turns = turns
         self._engine = self.options.authority == "engine"
         self._out: list[Action] = []
         self._now = 0.0
@@ -62,6 +62,7 @@ class Steps:
         self._held_until = 0.0
         self._speech_end_ms = 0.0
         self._prepared = False
+        self._prepared_at = 0.0  # monotonic time of that
         self._input_over = False  # no audio will come, so media time stands still and cannot decide anything
         self._evidence_at = 0.0  # monotonic time of the last window, or of the step that began to wait for one
         self._provider_ms = 0.0  # media time at which the provider last said something
@@ -186,14 +187,16 @@ class Steps:
         o = self.options.endpointing
         silence = self.activity.now_ms - self._speech_end_ms
         if not self._prepared and silence >= o.prepare_ms:
-            self._prepared = True
+            self._prepared, self._prepared_at = True, self._now
             self._out.append(Prepare(turn=self.turn, reason=f"{silence:.0f} ms of silence"))
         if self._final and not self.text:
             if silence >= o.no_words_ms:
                 self._discard("no words")
             return
         delay = self.endpointing.delay_ms(self._probability)
-        if silence >= delay and (self._final or silence >= o.hard_max_ms):
+        # In a burst, after a cut, seconds of silence pass before the recogniser has had the time to say what came before them.
+        waited = min(silence, o.prepare_ms + 1000 * (self._now - self._prepared_at))
+        if silence >= delay and (self._final or waited >= o.hard_max_ms):
             p = self._probability
             why = "hard maximum" if silence >= o.hard_max_ms else "turn over"
             shown = "unknown" if p is None else f"{p:.2f}"

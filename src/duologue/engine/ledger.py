@@ -124,6 +124,11 @@ class Ledger:
 
     # ------------------------------------------------------------------ facts
 
+    def begin_at(self, position: int) -> None:
+        """The track begins there, before anything is sent: another owner may have sent what is before it."""
+        self.sent = self._anchor = self._cut_end = position
+        self._played = float(position)
+
     def transmit(self, response: str, offset: int, samples: int, now: float) -> int:
         """Enter `samples` of `response`, from its sample `offset` on, as sent at `now`. Returns their track position."""
         position = self.sent

@@ -99,6 +99,11 @@ class ResumeTokens:
         self.current = current
         self._shown = current
 
+    @property
+    def shown(self) -> str:
+        """The one that the client showed to have, or was given first."""
+        return self._shown
+
     def rotate(self, new: str) -> None:
         """`new` goes out with an opening."""
         self.current = new

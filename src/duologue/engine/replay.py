@@ -115,9 +115,14 @@ class Recorder:
             self._now = []
 
 
-def replay(records: Iterable[FloorRecord], options: FloorOptions) -> tuple[Floor, list[tuple[int, list[Action]]]]:
-    """Give recorded facts to a new floor. Returns it, and the actions with the tick at which each batch was caused."""
-    floor = Floor(options)
+def replay(
+    records: Iterable[FloorRecord], options: FloorOptions, *, turns: int = 0
+) -> tuple[Floor, list[tuple[int, list[Action]]]]:
+    """Give recorded facts to a new floor, of a session that had had so many `turns`.
+
+    Returns it, and the actions with the tick at which each batch was caused.
+    """
+    floor = Floor(options, turns=turns)
     out: list[tuple[int, list[Action]]] = []
     for record in records:
         if isinstance(record, Windows):

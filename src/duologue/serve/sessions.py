@@ -7,14 +7,15 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from ..agent import Agent, AgentFactory, resolve
 from ..channels.base import Channel
 from ..channels.link import new_token
-from ..channels.websocket import WebSocketChannel
-from ..errors import ConfigurationError, OverloadedError
+from ..channels.websocket import KeptClient, WebSocketChannel
+from ..errors import ConfigurationError, OverloadedError, StoreError
 from ..events import (
     ErrorEvent,
     Event,
@@ -26,15 +27,21 @@ from ..events import (
     ToolFinished,
     ToolStarted,
     TurnCommitted,
+    encode,
 )
 from ..session.definition import CallInfo, Definition
+from ..session.journal import decode_record
+from ..session.rebuild import Rebuilt, rebuild
 from ..session.session import Session
 from ..store import Committer
 from ..tools.threads import shared_threads
-from ..wire.duologue import ServerDelivery, ServerProtocol, resume_refused
+from ..wire.duologue import Hello, Resume, ServerDelivery, ServerProtocol, resume_refused
 from .options import ServeOptions
 
 logger = logging.getLogger("duologue.serve")
+
+#: a session that has lost so many owners within a minute is what kills them: it is not had back again
+_MOST_LOSSES = 3
 
 
 class Call:
@@ -66,6 +73,8 @@ class Sessions:
         self._options = options
         self._committer = committer
         self._calls: dict[str, Call] = {}
+        #: held by who takes a session over, by its id
+        self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening = 0
         self.draining = False
         #: what is known of calls that are still to come, by session id; it goes before what a client says of itself
@@ -104,11 +113,13 @@ class Sessions:
         prepare: Callable[[Session], None] = lambda session: None,
         tool_runner: Literal["thread", "inline"] = "thread",
         joinable: bool = False,
+        past: Rebuilt | None = None,
     ) -> Session:
         """Start a session. Raises OverloadedError when there are too many, and what starting raises.
 
         `define` makes of the agent what this call is to have; `prepare` is given the session before it starts. `joinable`:
-        once everybody has left it may stay for its long-running tools, and `enter` takes the next client in.
+        once everybody has left it may stay for its long-running tools, and `enter` takes the next client in. `past`: where it
+        stood under an owner that was lost.
         """
         if self.draining or self.count >= self._options.max_sessions:
             what = "is shutting down" if self.draining else f"has {self.count} sessions already"
@@ -128,6 +139,7 @@ class Sessions:
                 greet=greet,
                 tool_runner=tool_runner,
                 joinable=joinable,
+                past=past,
             )
             prepare(session)
             await session.start()
@@ -169,7 +181,13 @@ class Sessions:
         assert hello is not None
         if hello.resume is not None:
             call = self._calls.get(hello.resume.session)
-            if call is None or call.channel is None or call.channel.over:
+            if call is None:
+                # One at a time: of two links of a client that come at once the second finds the session.
+                async with self._taking.setdefault(hello.resume.session, asyncio.Lock()):
+                    call = self._calls.get(hello.resume.session)
+                    if call is None:
+                        return await self._take_over(hello, hello.resume, headers, query)
+            if call.channel is None or call.channel.over:
                 raise resume_refused()
             return call.channel
         id = session_id(headers, query)
@@ -183,6 +201,7 @@ class Sessions:
             options=self._options.wire,
         )
         channel = WebSocketChannel(delivery, name=hello.client.name or "client")
+        channel.metadata = hello.metadata
         info = CallInfo(
             session=delivery.session,
             channel="websocket",
@@ -193,6 +212,66 @@ class Sessions:
         )
         await self.enter(info, channel, text_only=hello.output is None)
         return channel
+
+    async def _take_over(
+        self, hello: Hello, resume: Resume, headers: Mapping[str, str], query: Mapping[str, str]
+    ) -> WebSocketChannel:
+        """Have a session of an owner that was lost back, out of its journal, and with it the client who comes for it.
+
+        Raises ProtocolError (`resume`) unless the journal says that there is such a session and such a client.
+        """
+        past = await self._past(resume.session)
+        if past is None or past.ended or past.losses >= _MOST_LOSSES:
+            raise resume_refused()
+        clients = {name: KeptClient.read(back.state) for name, back in past.participants.items()}
+        name = next((name for name, client in clients.items() if client is not None and client.knows(resume.token)), "")
+        kept = clients.get(name)
+        if kept is None:
+            raise resume_refused()
+        delivery = ServerDelivery(
+            session=resume.session,
+            token=resume.token,
+            input=kept.input,
+            output=kept.output,
+            capabilities=kept.capabilities,
+            epoch=past.epoch + 1,
+            options=self._options.wire,
+        )
+        rate = kept.input.rate if kept.input is not None else 0
+        delivery.inherit(resume.played, int(past.wanted_ms * rate / 1000), past.participants[name].taken)
+        channel = WebSocketChannel(delivery, name=name)
+        channel.metadata = kept.metadata
+        if resume.events is not None:
+            channel.told = resume.events
+            for event in past.since(name, resume.events):
+                channel.event(event, encode(event))
+        info = CallInfo(
+            session=resume.session,
+            channel="websocket",
+            language=str(kept.metadata.get("language", "")),
+            headers=dict(headers),
+            query=dict(query),
+            metadata=kept.metadata,
+        )
+        await self.open(info, channel, text_only=kept.output is None, joinable=True, past=past)
+        logger.info("session %s goes on under owner %d", resume.session, delivery.epoch)
+        return channel
+
+    async def _past(self, id: str) -> Rebuilt | None:
+        """Where a session stood whose owner was lost; None if there is no journal of it."""
+        if self._committer is None:
+            return None
+        epoch, records = await self._committer.read("local", id)
+        if not epoch:
+            return None
+        try:
+            past = await asyncio.to_thread(lambda: rebuild([decode_record(record) for record in records]))
+        except msgspec.MsgspecError as error:
+            raise StoreError(
+                f"The journal of {id} cannot be read: {error}.", hint="Another version may have written it."
+            ) from error
+        past.epoch = epoch
+        return past
 
     async def turn(self, id: str, prompt: str, *, deliver: Any, headers: Mapping[str, str]) -> None:
         """One text turn in the conversation `id` (made if need be); `deliver(event)` gets what happens until it is answered.

@@ -78,7 +78,9 @@ class Owner(Protocol):
 
 
 class Conductor:
-    """See the module. `clock` is the monotonic one; the session's zero on it is now (`base`): `at` in events counts from it."""
+    """See the module. `clock` is the monotonic one; the session's zero on it (`base`) lies `elapsed` seconds back: `at` in events
+    counts from it. `turns`: how many turns it has had.
+    """
 
     def __init__(
         self,
@@ -94,13 +96,15 @@ class Conductor:
         apology: str = "",
         farewell: str = "",
         export: Exporter | None = None,
+        elapsed: float = 0.0,
+        turns: int = 0,
     ) -> None:
         self.owner = owner
         self.now = clock
         self.journal = journal
         self.capabilities = capabilities
-        self.base = base = clock()
-        self.floor = Floor(floor)
+        self.base = base = clock() - elapsed
+        self.floor = Floor(floor, turns=turns)
         self.facts = Recorder(self.floor, journal.record, base)
         self.limits = Limits(limits, base)
         self.conversation = Conversation()

@@ -1,15 +1,16 @@
 """The journal of one session: what it decided and why, in order, committed before it leaves.
 
-Records are JSON objects with a ``kind``: ``windows`` and ``fact`` (what the floor was given, see :mod:`duologue.engine.replay`),
-``event`` (what listeners are told), ``options`` (once, first) and ``history`` (a snapshot every some turns). A journal is enough
-to replay every decision, and its last snapshot with the events after it to rebuild the conversation (see
-:mod:`duologue.session.rebuild`).
+Records are JSON objects with a ``kind``: ``windows`` and ``fact`` (what the floor was given, see
+:mod:`duologue.engine.replay`), ``event`` (what listeners are told), ``options`` (once for each owner, first), ``history`` (a
+snapshot every some turns), ``state`` (the application's, when it has changed), ``participant`` (how somebody is had back) and
+``taken`` (up to which input). A journal is enough to replay every decision, and its last snapshot with what follows to take the
+session over (see :mod:`duologue.session.rebuild`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,10 +23,11 @@ from ..store.committer import Writer
 
 
 class Options(msgspec.Struct, frozen=True, tag_field="kind", tag="options"):
-    """First record: what the floor was made of."""
+    """First record of each owner: what the floor was made of, and how many turns the session had had."""
 
     session: str
     floor: FloorOptions
+    turns: int = 0
 
 
 class Emitted(msgspec.Struct, frozen=True, tag_field="kind", tag="event"):
@@ -48,7 +50,32 @@ class History(msgspec.Struct, frozen=True, tag_field="kind", tag="history"):
     state: msgspec.Raw
 
 
-JournalRecord = Windows | Fact | Options | Emitted | History
+class Reached(msgspec.Struct, frozen=True, tag_field="kind", tag="participant"):
+    """How a participant is had back by whoever takes the session over.
+
+    `told`: how many events they are told of what was journaled so far; `state` is the channel's own.
+    """
+
+    participant: str
+    told: int
+    state: msgspec.Raw
+
+
+class Taken(msgspec.Struct, frozen=True, tag_field="kind", tag="taken"):
+    """An input of a participant was taken, and what it set off was journaled before: it is not to be taken again."""
+
+    participant: str
+    epoch: int
+    n: int
+
+
+class State(msgspec.Struct, frozen=True, tag_field="kind", tag="state"):
+    """The application's state, as JSON."""
+
+    state: msgspec.Raw
+
+
+JournalRecord = Windows | Fact | Options | Emitted | History | Reached | Taken | State
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(JournalRecord)
@@ -82,7 +109,12 @@ class SessionJournal:
         """Whether anything is written at all."""
         return self._writer is not None and not self.broken
 
-    def record(self, record: FloorRecord | Options | History) -> None:
+    @property
+    def pending(self) -> int:
+        """Events that are journaled and not released yet."""
+        return len(self._waiting)
+
+    def record(self, record: FloorRecord | Options | History | Reached | Taken | State) -> None:
         """Write a record that nobody waits for."""
         if self._writer is not None and not self.broken:
             self._submit(_encoder.encode(record))
@@ -131,7 +163,18 @@ class SessionJournal:
             self._failed(error)
 
 
+def owners(records: Iterable[Any]) -> list[tuple[Options, list[FloorRecord]]]:
+    """What the floor of each owner of a session was made of, and its facts, for :func:`duologue.engine.replay.replay`."""
+    found: list[tuple[Options, list[FloorRecord]]] = []
+    for record in records:
+        if isinstance(record, Options):
+            found.append((record, []))
+        elif isinstance(record, Windows | Fact):
+            found[-1][1].append(record)
+    return found
+
+
 def floor_records(records: Sequence[Any]) -> tuple[FloorOptions, list[FloorRecord]]:
-    """The floor's options and facts out of a whole journal, for :func:`duologue.engine.replay.replay`."""
-    options = next(record.floor for record in records if isinstance(record, Options))
-    return options, [record for record in records if isinstance(record, Windows | Fact)]
+    """The same of a session's first owner. Raises StopIteration if there is none."""
+    options, facts = next(iter(owners(records)))
+    return options.floor, facts

@@ -154,6 +154,11 @@ class Life(ABC):
         except Exception as error:
             logger.debug("%s: closing: %r", self.id, error)
 
+    async def over(self) -> None:
+        """Wait until it begins to end."""
+        assert self._stopping is not None
+        await self._stopping.wait()
+
     @property
     def closing(self) -> bool:
         """Whether it has begun to end."""

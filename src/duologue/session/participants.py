@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from ..channels.base import Channel
 from ..channels.program import Program
 from ..errors import ConfigurationError, DuologueError
@@ -23,6 +25,7 @@ from ..events import (
     SessionWaiting,
     encode,
 )
+from .journal import Reached, Taken
 from .playout import Listener
 from .ports import SessionPort
 
@@ -89,6 +92,7 @@ class Participants:
             channel.opened_at(rate)
             lag = traits.lag_s or (_LAG_S if traits.acknowledges else 0.0)
             port.listener = Listener(channel, responses, asyncio.get_running_loop(), rate=rate, lag_s=lag)
+            port.listener.ledger.begin_at(channel.begins_at)
             responses.add(port.listener)
         return port
 
@@ -328,6 +332,24 @@ class Participants:
         else:
             ends: EndReason = "error" if reason == "error" else ("hangup" if reason == "hangup" else "client_left")
             self._session.call_over(ends, f"{channel.name}: {reason}")
+
+    def took(self, channel: Channel, epoch: int, n: int) -> None:
+        """Journal that an input was taken. What it has set off was journaled just now, so both are committed at once."""
+        self._session.conductor.journal.record(Taken(channel.name, epoch, n))
+
+    async def keep(self, channel: Channel, state: bytes, told: int) -> None:
+        """Journal how a participant is had back."""
+        journal = self._session.conductor.journal
+        if not journal.durable:
+            return
+        durable = asyncio.get_running_loop().create_future()
+        journal.record(Reached(channel.name, told + journal.pending, msgspec.Raw(state)))
+        journal.when_durable(lambda: None if durable.done() else durable.set_result(None))
+        ending = asyncio.ensure_future(self._session.over())
+        try:
+            await asyncio.wait({durable, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
 
     def failed(self, channel: Channel, error: Exception) -> None:
         """A channel raised: tell everybody, and go on without it unless it is essential."""

@@ -31,6 +31,10 @@ class Attendance(Protocol):
 
     def ended(self, channel: Channel, reason: str) -> None: ...
 
+    def took(self, channel: Channel, epoch: int, n: int) -> None: ...
+
+    async def keep(self, channel: Channel, state: bytes, told: int) -> None: ...
+
 
 class SessionPort:
     """The session as one channel sees it (see :class:`duologue.channels.base.Port`). `clock` is the monotonic one."""
@@ -86,7 +90,7 @@ class SessionPort:
         rate = self._rate
         if self._started_at is None:
             self._next = position or 0
-            self._started_at = now - self._next / rate
+            self._started_at = now - self.channel.behind_s - self._next / rate
             if self._joins:
                 self._begin = self._intake.begin_again() - self._next * self._intake.rate // rate
             self._out = self._scaled(self._next)
@@ -150,6 +154,14 @@ class SessionPort:
     def ended(self, reason: str = "client_left") -> None:
         """See Port."""
         self._attendance.ended(self.channel, reason)
+
+    def took(self, epoch: int, n: int) -> None:
+        """See Port."""
+        self._attendance.took(self.channel, epoch, n)
+
+    async def keep(self, state: bytes, told: int) -> None:
+        """See Port."""
+        await self._attendance.keep(self.channel, state, told)
 
     def refused(self, error: DuologueError) -> None:
         """Something the participant sent could not be taken; tell everybody who can act."""

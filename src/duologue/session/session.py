@@ -31,6 +31,7 @@ from ..events import (
     Input,
     SessionEnded,
     SessionStarted,
+    SessionTakenOver,
     TextInput,
 )
 from ..models.base import Model, Setup
@@ -38,14 +39,16 @@ from ..models.supervisor import Supervisor
 from ..store.committer import Committer, Writer
 from ..telemetry import TurnBuilder
 from ..tools import Tool, ToolCall, ToolContext, ToolSource, as_tools
+from . import takeover
 from .conductor import Conductor
 from .context import ModelContext
 from .definition import CallInfo, Definition
 from .hooks import HookRunner
 from .intake import Intake
-from .journal import Options, SessionJournal
+from .journal import Options, SessionJournal, State
 from .life import Life
 from .participants import Participants
+from .rebuild import Rebuilt
 from .toolbench import Toolbench
 
 logger = logging.getLogger("duologue.session")
@@ -59,6 +62,7 @@ class Session(Life, ToolContext):
 
     `joinable`: participants may come in later (`join`). Such a session does not end with the call while a long-running tool is
     under way, or nobody has been told of its result: it waits for whoever joins next (`limits.untold_s`).
+    `past`: where it stood under an owner that was lost; it goes on from there (see :mod:`.takeover`).
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Session(Life, ToolContext):
         greet: bool = True,
         tool_runner: Literal["thread", "inline"] = "thread",
         joinable: bool = False,
+        past: Rebuilt | None = None,
     ) -> None:
         super().__init__(id or f"s-{uuid.uuid4().hex}")
         self.definition = definition
@@ -84,6 +89,7 @@ class Session(Life, ToolContext):
         self._program: Program = self.participants.program
         self._committer = committer
         self._joinable = joinable
+        self._past = past
         self._greet = greet
         self._tool_runner: Literal["thread", "inline"] = tool_runner
         self._instructions = definition.instructions
@@ -91,6 +97,7 @@ class Session(Life, ToolContext):
         self._tools: tuple[Tool, ...] = ()
         self._sources: list[ToolSource] = []
         self._state: Any = definition.state() if definition.state is not None else {}
+        self._kept: bytes | None = b""  # the state as it was journaled; None: it cannot be
         self._wake_timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ opening and shutting (Life)
@@ -100,7 +107,9 @@ class Session(Life, ToolContext):
         writer = await self._claim()
         journal = SessionJournal(writer, self.participants.release, self._journal_failed)
         floor = definition.turn_taking.floor(definition.model.capabilities.authority)
-        journal.record(Options(self.id, floor))
+        past = self._past
+        turns = past.turns if past is not None else 0
+        journal.record(Options(self.id, floor, turns))
         self.conductor = Conductor(
             self,
             journal,
@@ -113,7 +122,12 @@ class Session(Life, ToolContext):
             apology=definition.apology,
             farewell=definition.farewell,
             export=definition.telemetry,
+            elapsed=past.at if past is not None else 0.0,
+            turns=turns,
         )
+        if past is not None:
+            takeover.inherit(self.conductor, past)
+            self._state = takeover.state(definition.state, past, self._state)
         if definition.telemetry is not None:
             definition.telemetry.session_started(
                 self.id, wall=time.time(), agent=definition.name, model=definition.model.name, tenant=self.tenant
@@ -150,10 +164,18 @@ class Session(Life, ToolContext):
             output_rate=model.capabilities.output_rate,
             notice=model.notice,
         )
-        conductor.emit(self.started)
+        if self._past is None:
+            conductor.emit(self.started)
+        else:
+            conductor.emit(SessionTakenOver(epoch=self.epoch, agent=definition.name, model=model.name))
         conductor.emit(ConnectionOpened(generation=self._connection.generation, model=self._connection.active_name))
         self.schedule_wake()
         self.participants.run()
+        past, self._past = self._past, None
+        if past is not None:
+            takeover.settle(conductor, self.toolbench, past)
+            self.hook("on_restart", self._connection.generation, "takeover")
+            return
         self.hook("on_start")
         if definition.greeting and self._greet:
             conductor.speaking.say(definition.greeting, "greeting")
@@ -161,7 +183,7 @@ class Session(Life, ToolContext):
     async def _claim(self) -> Writer | None:
         if self._committer is None:
             return None
-        writer = await self._committer.claim(self.tenant, self.id)
+        writer = await self._committer.claim(self.tenant, self.id, self._past.epoch if self._past is not None else 0)
         self.epoch = writer.claim.epoch
         return writer
 
@@ -446,7 +468,26 @@ class Session(Life, ToolContext):
             self.schedule_wake()
 
     def hook(self, name: str, *args: Any) -> None:
+        self._keep_state()
         self._hooks(name, *args)
+
+    def _keep_state(self) -> None:
+        """Journal the application's state, if it has changed since."""
+        journal = self.conductor.journal
+        if not journal.durable:
+            return
+        try:
+            state = msgspec.json.encode(self._state)
+        except RuntimeError:
+            return  # a tool's thread is changing it just now; it is looked at again
+        except (TypeError, ValueError) as error:
+            if self._kept is not None:
+                self._kept = None
+                logger.warning("%s: the state is no JSON, and would not survive its process: %s", self.id, error)
+            return
+        if state != self._kept and (self._kept or self._state):
+            self._kept = state
+            journal.record(State(msgspec.Raw(state)))
 
     def _hook_failed(self, name: str, error: BaseException) -> None:
         if isinstance(error, OverloadedError):

@@ -107,6 +107,16 @@ class Toolbench:
         self._hook("before_tool", call)
         self._conductor.journal.when_durable(lambda: self._start(call))
 
+    def recover(self, started: ToolStarted) -> None:
+        """A run of an owner that was lost: it runs again if its tool says so, else nobody knows how it ended."""
+        call = ToolCall(id=started.call, name=started.name, arguments=dict(started.arguments))
+        self._origin[call.id] = (started.response, "")
+        self._waiting.setdefault(started.response, set()).add(call.id)
+        tool = self.executor.tools.get(call.name)
+        if tool is not None and tool.long_running:
+            self._lasting[call.id] = started
+        self.executor.recover(call)
+
     def _start(self, call: ToolCall) -> None:
         try:
             self.executor.start(call)

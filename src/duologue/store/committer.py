@@ -222,6 +222,17 @@ class Committer(ABC):
         """
         return self.writer(await self._do(lambda store: store.claim(tenant, key, expected_epoch)))
 
+    async def read(self, tenant: str, key: str) -> tuple[int, list[bytes]]:
+        """The present epoch of a journal and its records; (0, []) if there is none. Raises as `run`."""
+
+        def records(store: Store) -> tuple[int, list[bytes]]:
+            journal = store.journal(tenant, key)
+            if journal is None:
+                return 0, []
+            return journal.epoch, [record.data for record in store.read(tenant, key)]
+
+        return await self.run(records)
+
     async def run[T](self, work: Callable[[Store], T]) -> T:
         """Do something else with the store, off the loop, after everything that was submitted before.
 

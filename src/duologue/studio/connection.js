@@ -34,6 +34,7 @@ export class Call {
     this.dropped = 0;
     this.position = 0;
     this._resumeToken = "";
+    this._events = 0; // had so far, or lost in gaps; null: nobody knows any more
     this._graceS = 0;
     this._graceUntil = null;
     this._outbox = null;
@@ -71,6 +72,7 @@ export class Call {
     if (this.session) {
       const { session, _resumeToken: token, _played: played } = this;
       hello.resume = { session, token, last: this._inbox.last, played };
+      if (this._events !== null) hello.resume.events = this._events;
     }
     this._control = [JSON.stringify(hello)];
   }
@@ -221,9 +223,13 @@ export class Call {
     if (!this.live) throw new ProtocolError("handshake", `A message ${message.type} came before welcome.`, 4000);
     switch (message.type) {
       case "event":
-        return this._inbox.accept(message.e, message.n, now) ? [message] : [];
+        if (!this._inbox.accept(message.e, message.n, now)) return [];
+        if (this._events !== null) this._events++;
+        return [message];
       case "gap":
-        return this._inbox.acceptGap(message.from, message.to, now) ? [message] : [];
+        if (!this._inbox.acceptGap(message.from, message.to, now)) return [];
+        if (this._events !== null) this._events = message.events < 0 ? null : this._events + (message.events ?? 0);
+        return [message];
       case "ack":
         this._outbox.ack([message.e, message.n]);
         return [];
@@ -255,7 +261,8 @@ export class Call {
     if (resuming && message.session !== this.session) throw outOfPlace();
     if (resuming) {
       this._inbox.announce(message.epoch);
-      this._replay = this._outbox.replay(message.last, this.input);
+      const { last, recall } = message;
+      this._replay = recall == null ? this._outbox.replay(last, this.input) : this._outbox.recall(recall, this.input);
       this._outbox.ack(message.last);
       if (message.epoch > this.epoch) this._outbox.advance(message.epoch);
     } else {

@@ -17,6 +17,8 @@ export class Outbox {
     this.maxBytes = maxBytes;
     this.samples = 0;
     this.bytes = 0;
+    this.past = []; // acknowledged, as much as there may be of what is not: an owner that takes over has nothing of it
+    this.pastSamples = 0;
   }
 
   /** The position that the next pushed message has; it is part of the message. */
@@ -37,7 +39,11 @@ export class Outbox {
     if (compare(upto, this.sent) > 0) throw new ProtocolError("ack_unsent", `${upto} was acknowledged but never sent.`);
     if (compare(upto, this.acked) <= 0) return;
     this.acked = upto;
-    while (this.parts.length && compare(this.parts[0].to, upto) <= 0) this._forget(this.parts.shift());
+    while (this.parts.length && compare(this.parts[0].to, upto) <= 0) {
+      const part = this.parts.shift();
+      this._forget(part);
+      if (part.data) this._remember(part);
+    }
     const first = this.parts[0];
     if (first && compare(first.from, upto) <= 0) first.from = [upto[0], upto[1] + 1];
   }
@@ -51,9 +57,14 @@ export class Outbox {
     if (compare(after, this.sent) > 0) throw new ProtocolError("resume", "The server has what was never sent.", 4004);
     const frames = [];
     if (compare(after, this.acked) < 0) {
-      // Forgotten at an acknowledgement of an owner before this one: nobody can say any more what it was.
-      const part = { to: this.acked, events: -1, samples: -1, position: 0 };
-      frames.push(gapMessage(part, [after[0], after[1] + 1], -1, "unknown"));
+      const past = this.past.filter((part) => compare(part.to, after) > 0);
+      const known = past.length ? [past[0].from[0], past[0].from[1] - 1] : this.acked;
+      if (compare(known, after) > 0) {
+        // Forgotten at an acknowledgement of an owner before this one: nobody can say any more what it was.
+        const part = { to: known, events: -1, samples: -1, position: 0 };
+        frames.push(gapMessage(part, [after[0], after[1] + 1], -1, "unknown"));
+      }
+      frames.push(...past.map((part) => part.data));
     }
     for (const part of this.parts) {
       if (compare(part.to, after) <= 0) continue;
@@ -61,6 +72,27 @@ export class Outbox {
       frames.push(part.data ?? gapMessage(part, from, rate ? Math.floor((part.samples * 1000) / rate) : 0, "overflow"));
     }
     return frames;
+  }
+
+  /** For an owner that has nothing of it: what is not acknowledged, and audio from `track` on that is kept, as frames. */
+  recall(track, rate) {
+    const begin = this.past.findIndex((part) => part.samples && part.position + part.samples > track);
+    const parts = [...(begin < 0 ? [] : this.past.slice(begin)), ...this.parts];
+    const first = parts.length ? parts[0].from : this.next();
+    const frames = parts.map(
+      (part) => part.data ?? gapMessage(part, part.from, rate ? Math.floor((part.samples * 1000) / rate) : 0, "overflow"),
+    );
+    if (compare(first, [1, 1]) <= 0) return frames;
+    const before = { to: [first[0], first[1] - 1], events: 0, samples: 0, position: 0 };
+    return [gapMessage(before, [1, 1], 0, "taken"), ...frames];
+  }
+
+  _remember(part) {
+    this.past.push(part);
+    this.pastSamples += part.samples;
+    while (this.past.length && (this.pastSamples > this.maxSamples || !this.past[0].samples)) {
+      this.pastSamples -= this.past.shift().samples;
+    }
   }
 
   _lose(which) {

@@ -113,7 +113,8 @@ class ScriptedConnection(Connection):
         self._answers: dict[str, str] = {}  # of the last committed turn: its response
         self._committed: tuple[list[int], dict[int, int], str] = ([], {}, "")  # what the last turn was made of
         self._waiting: set[str] = set()  # responses that have not begun to speak
-        self._calls = 0
+        #: a connection that takes over goes on counting
+        self._calls = sum(item.kind == "call" for item in context.history())
         self.received = 0
         self.truncated: list[tuple[str, int]] = []
         self.results: list[tuple[str, str]] = []

@@ -253,6 +253,21 @@ async def test_a_dead_worker_takes_its_sessions_and_the_next_use_starts_anew(tmp
         assert (await made.placement.assign(request())).epoch == 2
 
 
+async def test_a_session_that_lost_its_worker_comes_back_on_its_version(tmp_path: Path) -> None:
+    async with plane(tmp_path) as made:
+        first = made.deployed().spec.version
+        for session in (SESSION, "x" * 33):
+            await made.placement.assign(request(session))
+        second = made.deployed().spec.version
+        for worker, reason in zip(made.fleet.workers, ("killed", "idle"), strict=True):
+            worker.exit = SimpleNamespace(reason=reason)  # type: ignore[attr-defined]
+            worker.ended.set()
+        # It waits for the end of the one before to be written, instead of being told to come again.
+        lost = await made.placement.assign(request())
+        ended = await made.placement.assign(request("x" * 33))
+        assert (lost.version, lost.epoch, ended.version, ended.epoch) == (first, 2, second, 2)
+
+
 async def test_sessions_of_tier_shared_join_a_process_up_to_its_limit(tmp_path: Path) -> None:
     async with plane(tmp_path) as made:
         made.fleet.shared_sessions = 2

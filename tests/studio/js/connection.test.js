@@ -196,13 +196,34 @@ test("a resume replays what the server does not have, with its old numbers, then
   call.played(99, 2);
   call.connect(3);
   const [hello] = written(call, 3);
-  equal(hello.resume, { session: "s_1", token: "t_1", last: [1, 3], played: 99 });
+  equal(hello.resume, { session: "s_1", token: "t_1", last: [1, 3], played: 99, events: 3 });
   say(call, { ...WELCOME, resumed: true, token: "t_2", last: [1, 4] }, 3);
   const frames = written(call, 3);
   equal(frames[0], { type: "played", e: 1, position: 99, at: 3 }, "what was heard is said again:");
   const audio = frames.filter((message) => message.kind);
   equal(audio.map(({ n, position }) => [n, position]), [[5, 4], [6, 5]]);
   equal(call.receive(agentAudio(4, 0, 10), 3)[0].code, "response", "numbers are declared anew on each link:");
+});
+
+test("another owner is sent what it wants again, acknowledged or not, and is told how many events came", () => {
+  const call = opened();
+  for (let n = 0; n < 5; n++) call.sendAudio(Int16Array.of(n), n);
+  say(call, event(1));
+  say(call, { type: "gap", from: [1, 2], to: [1, 4], events: 2 });
+  written(call);
+  say(call, { type: "ack", e: 1, n: 4 });
+  call.disconnected(2);
+  call.connect(3);
+  equal(written(call, 3)[0].resume.events, 3);
+  say(call, { ...WELCOME, resumed: true, token: "t_2", epoch: 2, last: [1, 0], recall: 2 }, 3);
+  call.sendAudio(Int16Array.of(5), 5);
+  const frames = written(call, 3).filter((message) => message.kind || message.type === "gap");
+  equal(frames[0], { type: "gap", from: [1, 1], to: [1, 2], events: 0, samples: 0, ms: 0, position: 0, why: "taken" });
+  equal(frames.slice(1).map(({ e, n, position }) => [e, n, position]), [[1, 3, 2], [1, 4, 3], [1, 5, 4], [2, 1, 5]]);
+  say(call, { type: "gap", from: [1, 5], to: [2, 0], events: -1, why: "unknown" }, 3);
+  call.disconnected(4);
+  call.connect(5);
+  equal("events" in written(call, 5)[0].resume, false, "who has lost count says so:");
 });
 
 test("a second cut before the replay was through loses nothing", () => {

@@ -104,6 +104,8 @@ class Live[W: WorkerLike]:
         self.started: asyncio.Task[None] | None = None
         self.ending: asyncio.Task[None] | None = None
         self.reason = ""
+        #: set once its row says that it has ended, and the id may be had again
+        self.gone = asyncio.Event()
         self.drain = False
         #: one write of the row at a time
         self.writing = asyncio.Lock()

@@ -34,6 +34,9 @@ from .rows import Session
 
 logger = logging.getLogger("duologue.host.control")
 
+#: ends of workers that are no ends of their sessions: whoever comes within so many seconds has the session back
+_LOST, _COMES_BACK_S = ("killed", "crashed", "hung", "memory"), 60.0
+
 
 class LocalPlacement[W: WorkerLike]:
     """Control's own `Placement` (see `duologue.host.types`). Used on one event loop; :meth:`running` drives its clock.
@@ -89,11 +92,11 @@ class LocalPlacement[W: WorkerLike]:
             request = msgspec.structs.replace(request, session=str(uuid.uuid4()))
         check_session_id(request.session)
         key = (request.tenant, request.runtime, request.session)
-        live = self._live.get(key)
+        live = await self._present(key)
         if live is None:
             spec = await self.version(request.tenant, request.runtime, request.qualifier)
             key = (request.tenant, spec.runtime, request.session)  # by its name until here, perhaps
-            live = self._live.get(key)  # and somebody may have been quicker
+            live = await self._present(key)  # and somebody may have been quicker
         new = live is None
         if live is None:
             self._admit(request, spec.runtime)
@@ -126,6 +129,12 @@ class LocalPlacement[W: WorkerLike]:
             headers=live.spec.headers,
             metadata=live.request.metadata if live.spec.kind != "agent" else {},
         )
+
+    async def _present(self, key: tuple[str, str, str]) -> Live[W] | None:
+        """The session of that id, if there is one. One whose worker has died is waited for: its row is being written."""
+        while (live := self._live.get(key)) is not None and live.state == "ended":
+            await live.gone.wait()
+        return live
 
     async def opened(self, assignment: Assignment, kind: Kind) -> str:
         """See Placement. Raises HostError 409 if that owner of the session has ended."""
@@ -335,6 +344,7 @@ class LocalPlacement[W: WorkerLike]:
                 raise _others()
             if before.state != "ended":
                 raise conflict("Another host has this session.", retry=True)
+            await self._stay(live, before)
         live.epoch += 1
         now = self._wall()
         storage = before.storage if found is not None else ""
@@ -360,6 +370,16 @@ class LocalPlacement[W: WorkerLike]:
             live.row = None
             raise conflict("Another host has this session.", retry=True)
         live.row_version = written
+
+    async def _stay(self, live: Live[W], before: Session) -> None:
+        """A session that has just lost its worker stays on its version, whatever its endpoint means by now."""
+        lost = before.reason in _LOST and self._wall() - before.updated < _COMES_BACK_S
+        self.counts["came_back"] += lost
+        if lost and before.version != live.spec.version:
+            with contextlib.suppress(HostError):  # it was deleted
+                version = await self._aside(self._directory.version, *live.key[:2], before.version)
+                if version.state == "ready":
+                    live.spec = version.spec
 
     async def _worker(self, live: Live[W]) -> W:
         if live.spec.tier != "shared":
@@ -465,6 +485,7 @@ class LocalPlacement[W: WorkerLike]:
             # Only now: whoever uses the id next must find the row as it was left.
             if self._live.get(live.key) is live:
                 del self._live[live.key]
+            live.gone.set()
             self._changed.set()
         logger.debug("session %s/%s/%s: %s", *live.key, reason)
 

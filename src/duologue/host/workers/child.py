@@ -62,6 +62,10 @@ class _TenantCommitter(GroupCommitter):
 
         return await super().claim(self._tenant, key, expected_epoch or await self.run(present))
 
+    async def read(self, tenant: str, key: str) -> tuple[int, list[bytes]]:
+        """See Committer."""
+        return await super().read(self._tenant, key)
+
 
 class _Child:
     def __init__(self, control: socket.socket, boot: m.Boot, code: Code) -> None:

@@ -141,6 +141,7 @@ class ClientProtocol:
         self._gaps: list[Gap] = []  # of the last replay; the next one reports those again that were not confirmed
         self._lost_samples = 0  # of gaps that were confirmed
         self._inbox = Inbox()
+        self._events: int | None = 0  # had so far, or lost in gaps; None: nobody knows any more
         self._grace = Grace(0.0)
         self._link: Link | None = None
         self._welcomed = False
@@ -171,6 +172,7 @@ class ClientProtocol:
                 token=self._resume_token,
                 last=self._inbox.last,
                 played=self._played.position,
+                events=self._events,
             )
         link.send(
             m.Hello(
@@ -236,7 +238,7 @@ class ClientProtocol:
     @property
     def dropped_samples(self) -> int:
         """User audio that was lost: the queue was full, or a replay had to begin after what was transmitted in vain."""
-        return self._queue.dropped_samples + self._lost_samples + sum(gap.samples for gap in self._gaps)
+        return self._queue.dropped_samples + self._lost_samples + sum(max(0, gap.samples) for gap in self._gaps)
 
     @property
     def unconfirmed_samples(self) -> int:
@@ -393,8 +395,10 @@ class ClientProtocol:
                     return []
                 self._duck = c
                 return [message]
-            case m.GapMessage(first=first, last=last):
+            case m.GapMessage(first=first, last=last, events=events):
                 if self._inbox.accept_gap(Position(*first), Position(*last), now):
+                    if self._events is not None:
+                        self._events = self._events + events if events >= 0 else None
                     return [message]
             case _:
                 return [message]
@@ -408,15 +412,16 @@ class ClientProtocol:
                 raise _out_of_place()
             self._inbox.announce(message.epoch)
             last = Position(*message.last)
-            self._lost_samples += sum(gap.samples for gap in self._gaps if gap.last <= last)
-            self._replay = deque(self._outbox.replay(last))
+            self._lost_samples += sum(max(0, gap.samples) for gap in self._gaps if gap.last <= last)
+            wanted = message.recall
+            self._replay = deque(self._outbox.replay(last) if wanted is None else self._outbox.recall(wanted))
             self._gaps = [part for part in self._replay if isinstance(part, Gap)]
             self._outbox.ack(last)
             if message.epoch > self.epoch:
                 self._outbox.advance(message.epoch)
         else:
             self.session = message.session
-            self._outbox = Outbox(epoch=message.epoch, audio_samples=self._keep)
+            self._outbox = Outbox(epoch=message.epoch, audio_samples=self._keep, past=True)
             self._inbox = Inbox(epoch=message.epoch)
         self.epoch = message.epoch
         self._resume_token = message.token
@@ -429,6 +434,8 @@ class ClientProtocol:
     def _event(self, message: m.EventMessage, now: float) -> list[FromServer]:
         if not self._inbox.accept(message.e, message.n, now):
             return []
+        if self._events is not None:
+            self._events += 1
         try:
             event = decode_event(bytes(message.event))
         except (msgspec.MsgspecError, RecursionError) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from duologue.engine.delivery import Inbox, Outbox
+from duologue.engine.delivery import Inbox, Outbox, Position
 from duologue.engine.link import Grace, ResumeTokens
 from duologue.errors import AudioFormatError, LimitExceededError, ProtocolError
 from duologue.wire.duologue.frames import LAST, MAX_PAYLOAD
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: an acknowledgement falls due so long after the first message it covers; its driver has the rest of 250 ms to write it
 ACK_AFTER_S = 0.2
+#: audio that may have been sent beyond what the client has rendered (`LedgerOptions.unacknowledged_max_s`), and some more
+_AHEAD_S = 4.0
 #: clears that may wait for their answer; a client that answers none is estimated anyway
 _MAX_CLEARS = 32
 #: response numbers that are remembered; audio of more responses is never in flight at once
@@ -104,10 +106,26 @@ class ServerDelivery:
         self.gain: Duck | None = None
         self._numbers: dict[str, int] = {}
         self._last_number = 0
+        #: of a client that another owner had before: from where on its audio is wanted again, until it has come back once
+        self.recall: int | None = None
+        #: inputs up to this position had been taken before
+        self.taken = (0, 0)
 
     @property
     def epoch(self) -> int:
         return self.outbox.sent.epoch
+
+    def inherit(self, played: int, wanted: int, taken: tuple[int, int]) -> None:
+        """Take a client over from an owner that was lost, which has rendered `played`.
+
+        It is to send its audio from capture position `wanted` on again; inputs up to position `taken` are not taken again. The
+        listener's track goes on beyond whatever may have been sent.
+        """
+        self.recall, self.taken = wanted, taken
+        self.inbox = Inbox(epoch=self.epoch, last=Position(1, 0), ack_after_s=ACK_AFTER_S)
+        rate = self.output.rate if self.output else 0
+        self.position = self.transmitted = self.played = played + int(_AHEAD_S * rate)
+        self.opened = True
 
     def advance(self, epoch: int) -> None:
         """A new owner. Raises ProtocolError if `epoch` does not follow."""

@@ -51,12 +51,16 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resume(_Secretive, frozen=True, kw_only=True):
-    """Continue `session`: `last` is the last downstream position that the client has, `played` its playout position."""
+    """Continue `session`: `last` is the last downstream position that the client has, `played` its playout position.
+
+    `events`: how many events it has had in this call, those in gaps included; None: it does not count them.
+    """
 
     session: Name
     token: Secret
     last: Place
     played: Count = 0
+    events: Count | None = None
 
 
 class Hello(_Secretive, Message, frozen=True, kw_only=True, tag="hello"):
@@ -93,6 +97,7 @@ class Welcome(_Secretive, Message, frozen=True, kw_only=True, omit_defaults=Fals
     limits: Limits = Limits()
     notice: str = ""
     auth_expires_in_s: float | None = None
+    recall: Count | None = None
 
 
 class Ack(Message, frozen=True, kw_only=True, tag="ack"):

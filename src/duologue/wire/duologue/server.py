@@ -168,6 +168,7 @@ class ServerProtocol:
                 ),
                 notice=notice,
                 auth_expires_in_s=auth_expires_in_s,
+                recall=delivery.recall if delivery.inbox.last == (1, 0) else None,
             )
         )
         self._link.opened(heartbeat_s=options.heartbeat_s, miss_s=options.miss_s, now=now)
@@ -204,6 +205,11 @@ class ServerProtocol:
         delivery.flush_events()
         last = Position(*resume.last)
         parts = delivery.outbox.replay(last)
+        if delivery.recall is not None and resume.events is not None:
+            # Whatever was sent in vain by the owner before: its events come again, under positions of this one.
+            parts = [
+                part._replace(events=0) if isinstance(part, Gap) and part.why == "unknown" else part for part in parts
+            ]
         delivery.outbox.ack(last)
         delivery.played = max(delivery.played, resume.played)
         return parts
@@ -351,6 +357,8 @@ class ServerProtocol:
 
     def _input(self, message: InputMessage, delivery: ServerDelivery, now: float) -> list[FromClient]:
         if not delivery.inbox.accept(message.e, message.n, now):
+            return []
+        if (message.e, message.n) <= delivery.taken:
             return []
         ref = f"{message.e}:{message.n}"
         try:
