@@ -37,6 +37,19 @@ def line(at_s: float, utterance: Utterance, seconds: float) -> Line:
     return Line(at_s=at_s, utterance=ALL.index(utterance) + 1, seconds=seconds)
 
 
+#: a call with something of everything
+EVENTFUL = [
+    line(1.0, STOP, 1.2),
+    line(5.0, UH_HUH, 0.35),
+    line(8.0, BARGE_IN, 1.3),
+    line(14.0, MARK, 0.7),
+    line(15.6, MARK, 0.8),
+    line(20.0, NOISE, 0.2),
+    line(24.0, STOP, 0.8),
+    line(25.2, BARGE_IN, 0.9),
+]
+
+
 @dataclass
 class Call:
     """One call, made and over (or running, in a test that holds it)."""

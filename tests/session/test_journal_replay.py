@@ -27,7 +27,7 @@ from duologue.store import Append, Commit, Committer, GroupCommitter, InlineComm
 from duologue.testing.clock import run_virtual
 from duologue.testing.scripted import Line, Reply, ScriptedCaller
 from duologue.tools import tool
-from tests.session.calls import ALL, BARGE_IN, LONG, MARK, NOISE, SHORT, STOP, UH_HUH, Call, hold, line, make, run
+from tests.session.calls import ALL, EVENTFUL, LONG, SHORT, STOP, Call, hold, line, make, run
 
 pytestmark = pytest.mark.virtual(limit=86_400)
 
@@ -58,18 +58,6 @@ async def slow() -> str:
     """Slow."""
     await asyncio.sleep(3)
     return "done"
-
-
-EVENTFUL = [
-    line(1.0, STOP, 1.2),
-    line(5.0, UH_HUH, 0.35),
-    line(8.0, BARGE_IN, 1.3),
-    line(14.0, MARK, 0.7),
-    line(15.6, MARK, 0.8),
-    line(20.0, NOISE, 0.2),
-    line(24.0, STOP, 0.8),
-    line(25.2, BARGE_IN, 0.9),
-]
 
 
 def check_replay(records: list[Any], call: Call) -> None:

@@ -30,20 +30,9 @@ from duologue.session.rebuild import rebuild
 from duologue.store import InlineCommitter, MemoryStore
 from duologue.testing.scripted import Reply
 from duologue.tools import ToolContext, tool
-from tests.session.calls import BARGE_IN, LONG, MARK, NOISE, SHORT, STOP, UH_HUH, line, make, run
+from tests.session.calls import EVENTFUL, LONG, SHORT, STOP, line, make, run
 
 pytestmark = pytest.mark.virtual(limit=86_400)
-
-_LINES = [
-    line(1.0, STOP, 1.2),
-    line(5.0, UH_HUH, 0.35),
-    line(8.0, BARGE_IN, 1.3),
-    line(14.0, MARK, 0.7),
-    line(15.6, MARK, 0.8),
-    line(20.0, NOISE, 0.2),
-    line(24.0, STOP, 0.8),
-    line(25.2, BARGE_IN, 0.9),
-]
 
 
 @tool
@@ -77,7 +66,9 @@ async def lived() -> list[bytes]:
     """The journal of a whole call."""
     store = MemoryStore()
     async with InlineCommitter(store) as committer:
-        call = make(_LINES, answer, until_s=32, tools=(slow, sure), greeting="Hello.", session={"committer": committer})
+        call = make(
+            EVENTFUL, answer, until_s=32, tools=(slow, sure), greeting="Hello.", session={"committer": committer}
+        )
         await run(call)
     return [record.data for record in store.read("local", call.session.id)]
 

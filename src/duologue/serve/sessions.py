@@ -202,14 +202,7 @@ class Sessions:
         )
         channel = WebSocketChannel(delivery, name=hello.client.name or "client")
         channel.metadata = hello.metadata
-        info = CallInfo(
-            session=delivery.session,
-            channel="websocket",
-            language=str(hello.metadata.get("language", "")),
-            headers=dict(headers),
-            query=dict(query),
-            metadata=hello.metadata,
-        )
+        info = _info(delivery.session, headers, query, hello.metadata)
         await self.enter(info, channel, text_only=hello.output is None)
         return channel
 
@@ -245,14 +238,7 @@ class Sessions:
             channel.told = resume.events
             for event in past.since(name, resume.events):
                 channel.event(event, encode(event))
-        info = CallInfo(
-            session=resume.session,
-            channel="websocket",
-            language=str(kept.metadata.get("language", "")),
-            headers=dict(headers),
-            query=dict(query),
-            metadata=kept.metadata,
-        )
+        info = _info(resume.session, headers, query, kept.metadata)
         await self.open(info, channel, text_only=kept.output is None, joinable=True, past=past)
         logger.info("session %s goes on under owner %d", resume.session, delivery.epoch)
         return channel
@@ -305,6 +291,18 @@ class Sessions:
             await asyncio.wait(
                 {asyncio.ensure_future(call.session.stop("shutdown", reason)) for call in calls}, timeout=10
             )
+
+
+def _info(id: str, headers: Mapping[str, str], query: Mapping[str, str], metadata: Mapping[str, Any]) -> CallInfo:
+    """What is known of a call over a WebSocket; `metadata` is what the client says of itself."""
+    return CallInfo(
+        session=id,
+        channel="websocket",
+        language=str(metadata.get("language", "")),
+        headers=dict(headers),
+        query=dict(query),
+        metadata=metadata,
+    )
 
 
 async def _one_turn(session: Session, prompt: str, deliver: Any) -> None:
