@@ -73,6 +73,35 @@ async def lived() -> list[bytes]:
     return [record.data for record in store.read("local", call.session.id)]
 
 
+async def taken_over(kept: list[bytes]) -> tuple[Any, list[Any]]:
+    """The call that goes on after these records, and all records."""
+    past = rebuild([decode_record(record) for record in kept])
+    assert not past.ended
+    store = MemoryStore()
+    claim = store.claim("local", "s")
+    store.append("local", "s", claim.epoch, kept)
+    past.epoch = claim.epoch
+    async with InlineCommitter(store) as committer:
+        session = {"committer": committer, "id": "s", "past": past}
+        call = make([line(1.0, STOP, 0.8)], answer, until_s=20, tools=(slow, sure), greeting="Hello.", session=session)
+        await run(call)
+    return call, [record.data for record in store.read("local", "s")]
+
+
+async def test_what_a_tool_has_found_out_is_told_by_the_next_owner() -> None:
+    records = await lived()
+    decoded = [decode_record(record) for record in records]
+    told = next(
+        index
+        for index, record in enumerate(decoded)
+        if isinstance(record, Emitted) and isinstance(record.event, ResponseStarted) and record.event.origin == "tool"
+    )
+    _, after = await taken_over(records[:told])
+    next_one = [decode_record(record) for record in after[told:]]
+    started = [event for event in events(next_one) if isinstance(event, ResponseStarted)]
+    assert started[0].origin == "tool"
+
+
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=3))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 async def test_wherever_an_owner_dies_the_next_one_keeps_what_was_promised(deaths: list[float]) -> None:
@@ -80,22 +109,10 @@ async def test_wherever_an_owner_dies_the_next_one_keeps_what_was_promised(death
     decoded = [decode_record(record) for record in records]
     begun = next(index for index, record in enumerate(decoded) if isinstance(record, Emitted))
     for death in deaths:
-        past = rebuild([decode_record(record) for record in records])
         # Somewhere after the session began, in what the last owner has written.
         kept = records[: begun + 1 + round(death * (len(records) - begun - 2))]
         past = rebuild([decode_record(record) for record in kept])
-        assert not past.ended
-        store = MemoryStore()
-        claim = store.claim("local", "s")
-        store.append("local", "s", claim.epoch, kept)
-        past.epoch = claim.epoch
-        async with InlineCommitter(store) as committer:
-            session = {"committer": committer, "id": "s", "past": past}
-            call = make(
-                [line(1.0, STOP, 0.8)], answer, until_s=20, tools=(slow, sure), greeting="Hello.", session=session
-            )
-            await run(call)
-        records = [record.data for record in store.read("local", "s")]
+        call, records = await taken_over(kept)
         assert records[: len(kept)] == kept
         check([decode_record(record) for record in records], taken=1)
         # What was said before is known.

@@ -67,7 +67,7 @@ def settle(conductor: Conductor, toolbench: Toolbench, past: Rebuilt) -> None:
         )
     for started in past.calls:
         toolbench.recover(started)
-    owed = not past.answered
+    owed = not past.answered or bool(past.untold)
     for cut in past.cuts:
         if cut.origin in _VERBATIM:
             rest = cut.text.removeprefix(cut.heard).strip()
@@ -79,5 +79,7 @@ def settle(conductor: Conductor, toolbench: Toolbench, past: Rebuilt) -> None:
     if owed and not past.calls:
         made = next((cut for cut in past.cuts if cut.origin not in (*_VERBATIM, *_PASSING)), None)
         instructions = "" if made is None else _GO_ON if made.heard else _ANEW
-        origin: ResponseOrigin = "farewell" if made is not None and made.origin == "farewell" else "respond"
-        conductor.speaking.respond(instructions, origin)
+        origin: ResponseOrigin = "tool" if past.untold else "respond"
+        conductor.speaking.respond(
+            instructions, "farewell" if made is not None and made.origin == "farewell" else origin
+        )
