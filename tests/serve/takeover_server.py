@@ -66,7 +66,7 @@ async def main() -> None:
     """Serve until killed."""
     utterances = [Utterance(text="where is my parcel"), Utterance(text="thank you")]
     agent = Agent(model=ScriptedModel(utterances, answer), tools=[slow, again, look], greeting="Hello.")
-    options = ServeOptions(port=int(sys.argv[1]), journal=sys.argv[2], studio=False)
+    options = ServeOptions(port=int(sys.argv[1]), journal=sys.argv[2])
     async with serving(agent, options):
         print("listens", flush=True)
         await asyncio.Event().wait()
