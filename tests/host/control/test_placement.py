@@ -257,7 +257,7 @@ async def test_a_session_that_lost_its_worker_comes_back_on_its_version(tmp_path
     async with plane(tmp_path) as made:
         first = made.deployed().spec.version
         for session in (SESSION, "x" * 33):
-            await made.placement.assign(request(session))
+            await made.placement.assign(request(session, channel="join", metadata={"name": "Ada"}))
         second = made.deployed().spec.version
         for worker, reason in zip(made.fleet.workers, ("killed", "idle"), strict=True):
             worker.exit = SimpleNamespace(reason=reason)  # type: ignore[attr-defined]
@@ -266,6 +266,7 @@ async def test_a_session_that_lost_its_worker_comes_back_on_its_version(tmp_path
         lost = await made.placement.assign(request())
         ended = await made.placement.assign(request("x" * 33))
         assert (lost.version, lost.epoch, ended.version, ended.epoch) == (first, 2, second, 2)
+        assert made.fleet.metadata[-2:] == [{"name": "Ada"}, {}]
 
 
 async def test_sessions_of_tier_shared_join_a_process_up_to_its_limit(tmp_path: Path) -> None:

@@ -372,10 +372,12 @@ class LocalPlacement[W: WorkerLike]:
         live.row_version = written
 
     async def _stay(self, live: Live[W], before: Session) -> None:
-        """A session that has just lost its worker stays on its version, whatever its endpoint means by now."""
-        lost = before.reason in _LOST and self._wall() - before.updated < _COMES_BACK_S
-        self.counts["came_back"] += lost
-        if lost and before.version != live.spec.version:
+        """A session that has just lost its worker stays what it was, and on its version, whatever its endpoint means by now."""
+        if before.reason not in _LOST or self._wall() - before.updated >= _COMES_BACK_S:
+            return
+        self.counts["came_back"] += 1
+        live.request = msgspec.structs.replace(live.request, channel=before.channel, metadata=before.metadata)
+        if before.version != live.spec.version:
             with contextlib.suppress(HostError):  # it was deleted
                 version = await self._aside(self._directory.version, *live.key[:2], before.version)
                 if version.state == "ready":
