@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from duologue.engine.limits import LimitOptions
 from duologue.engine.replay import recorded, replay
 from duologue.events import (
     AnyEvent,
@@ -159,7 +160,20 @@ async def test_a_state_that_is_no_json_costs_the_call_nothing(caplog: pytest.Log
         async with InlineCommitter(store) as committer:
             call = make([line(1.0, STOP, 0.8)], until_s=12, state=Ledger, session={"committer": committer})
             await run(call)
-    assert len([record for record in caplog.records if "the state is no JSON" in record.message]) == 1
+    assert len([record for record in caplog.records if "the state cannot be journaled" in record.message]) == 1
+    assert call.finished()[-1].status == "completed"
+
+
+async def test_a_state_that_is_too_large_is_not_journaled_and_costs_the_call_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = MemoryStore()
+    async with InlineCommitter(store) as committer:
+        call = make([line(1.0, STOP, 0.8)], until_s=12, session={"committer": committer})
+        call.session.state["all"] = "x" * LimitOptions().snapshot_bytes
+        await run(call)
+    assert not [record for record in store.read("local", call.session.id) if b'"kind":"state"' in record.data]
+    assert len([record for record in caplog.records if "the state cannot be journaled" in record.message]) == 1
     assert call.finished()[-1].status == "completed"
 
 

@@ -34,6 +34,9 @@ from .base import Channel, Traits
 
 logger = logging.getLogger("duologue.channels")
 
+#: longest wait for a client to take the goodbye and what is owed before it
+_GOODBYE_S = 2.0
+
 
 class KeptClient(msgspec.Struct, frozen=True, kw_only=True):
     """What another owner of the session needs to have its client back. Of its resume tokens the SHA-256, in hex."""
@@ -42,7 +45,6 @@ class KeptClient(msgspec.Struct, frozen=True, kw_only=True):
     input: AudioSpec | None
     output: AudioSpec | None
     capabilities: Capabilities
-    name: str
     metadata: Mapping[str, Any] = {}
 
     @staticmethod
@@ -60,10 +62,6 @@ class KeptClient(msgspec.Struct, frozen=True, kw_only=True):
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
-
-
-#: longest wait for a client to take the goodbye and what is owed before it
-_GOODBYE_S = 2.0
 
 
 class WebSocketChannel(Channel):
@@ -246,7 +244,6 @@ class WebSocketChannel(Channel):
             input=delivery.input,
             output=delivery.output,
             capabilities=delivery.capabilities,
-            name=self.name,
             metadata=self.metadata,
         )
         await self.port.keep(msgspec.json.encode(kept), self.told)

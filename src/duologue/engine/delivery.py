@@ -197,22 +197,17 @@ class Outbox:
 
         What is before it is a gap: the owner before has had it.
         """
-        items: list[Item] = [*(self._past or ()), *self._events, *self._audio]
-        items.sort(key=_place)
-        begin = next(
-            (
-                index
-                for index, item in enumerate(items)
-                if item.at > self.acked or (item.samples and item.track + item.samples > track)
-            ),
-            len(items),
+        kept: list[Item | Gap] = [*(self._past or ()), *self._events, *self._audio, *_runs(self._lost)]
+        kept.sort(key=_place)
+        wanted = (
+            index
+            for index, part in enumerate(kept)
+            if part[0] > self.acked or (isinstance(part, Item) and part.samples and part.track + part.samples > track)
         )
-        first = items[begin].at if begin < len(items) else self.next()
-        parts: list[Item | Gap] = [*items[begin:], *_runs([gap for gap in self._lost if gap.first >= first])]
-        parts.sort(key=_place)
-        if first == (1, 1):
-            return parts
-        return [Gap(Position(1, 1), Position(first.epoch, first.n - 1), 0, 0, 0, "taken"), *parts]
+        parts = kept[next(wanted, len(kept)) :]
+        if not parts and self.sent > (1, 0):
+            return [Gap(Position(1, 1), self.sent, 0, 0, 0, "taken")]
+        return _whole(Position(1, 0), parts)
 
     def clear_audio(self, before: int, key: str = "") -> int:
         """Forget unacknowledged audio at track positions below `before` (of response `key`, if given), as it is not
@@ -255,11 +250,12 @@ class Outbox:
         head: list[Item | Gap] = []
         if after < self.acked:
             head += [item for item in self._past or () if item.at > after]
-            known = head[0][0] if head else self.acked
-            if known != (after.epoch, after.n + 1):
+            first = head[0][0] if head else None
+            if first is None or first != (after.epoch, after.n + 1):
                 # Forgotten at an acknowledgement (or of an owner before us), so what it was cannot be said any more.
-                upto = Position(known.epoch, known.n - 1) if head else self.acked
+                upto = self.acked if first is None else Position(first.epoch, first.n - 1)
                 head.insert(0, Gap(Position(after.epoch, after.n + 1), upto, -1, -1, 0, "unknown"))
+            head = _whole(after, head)
         parts: list[Item | Gap] = [item for item in self._events if item.at > after]
         parts += [item for item in self._audio if item.at > after]
         for gap in _runs([gap for gap in self._lost if gap.last > after]):
@@ -430,6 +426,18 @@ def _first(gap: Gap) -> Position:
 
 def _place(part: Item | Gap) -> Position:
     return part[0]
+
+
+def _whole(after: Position, parts: list[Item | Gap]) -> list[Item | Gap]:
+    """`parts` with a gap wherever positions from `after` on are missing: of what was acknowledged, an owner has had them."""
+    whole: list[Item | Gap] = []
+    for part in parts:
+        at = part[0]
+        if at[1] > 1 and at != (after.epoch, after.n + 1):
+            whole.append(Gap(Position(after.epoch, after.n + 1), Position(at.epoch, at.n - 1), 0, 0, 0, "taken"))
+        whole.append(part)
+        after = part.at if isinstance(part, Item) else part.last
+    return whole
 
 
 def _runs(lost: list[Gap]) -> list[Gap]:

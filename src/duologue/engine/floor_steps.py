@@ -168,8 +168,7 @@ class Steps:
         # Recognition may still turn it into a barge-in, but only so long.
         self._held_until = self._now + self.options.interruption.verdict_ms / 1000
         if not self._prepared:
-            self._prepared = True
-            self._out.append(Prepare(turn=self.turn, reply=False, reason=reason))
+            self._prepare(reason, reply=False)
         if self._final:
             self._settle_overlap(force=False)
 
@@ -180,6 +179,11 @@ class Steps:
         else:
             self._commit(reason)
 
+    def _prepare(self, reason: str, *, reply: bool = True) -> None:
+        """Have recognition settle what was said so far, and (`reply`) an answer be begun."""
+        self._prepared, self._prepared_at = True, self._now
+        self._out.append(Prepare(turn=self.turn, reply=reply, reason=reason))
+
     def _weigh_pause(self) -> None:
         if self._input_over:
             self._conclude("input ended")
@@ -187,8 +191,7 @@ class Steps:
         o = self.options.endpointing
         silence = self.activity.now_ms - self._speech_end_ms
         if not self._prepared and silence >= o.prepare_ms:
-            self._prepared, self._prepared_at = True, self._now
-            self._out.append(Prepare(turn=self.turn, reason=f"{silence:.0f} ms of silence"))
+            self._prepare(f"{silence:.0f} ms of silence")
         if self._final and not self.text:
             if silence >= o.no_words_ms:
                 self._discard("no words")
@@ -259,8 +262,7 @@ class Steps:
         """The overlapping sound is over: was it a barge-in?"""
         silence = self.activity.silence_ms
         if not self._prepared and silence >= self.options.endpointing.prepare_ms:
-            self._prepared = True
-            self._out.append(Prepare(turn=self.turn, reply=False, reason="what was that?"))
+            self._prepare("what was that?", reply=False)
         if self._final or silence >= self.options.interruption.verdict_ms:
             self._settle_overlap(force=silence >= self.options.interruption.verdict_ms)
 

@@ -127,7 +127,7 @@ class Session(Life, ToolContext):
         )
         if past is not None:
             takeover.inherit(self.conductor, past)
-            self._state = takeover.state(definition.state, past, self._state)
+            self._state = takeover.state(self.id, definition.state, past, self._state)
         if definition.telemetry is not None:
             definition.telemetry.session_started(
                 self.id, wall=time.time(), agent=definition.name, model=definition.model.name, tenant=self.tenant
@@ -478,12 +478,16 @@ class Session(Life, ToolContext):
             return
         try:
             state = msgspec.json.encode(self._state)
+            if len(state) > (most := self.definition.limits.snapshot_bytes):
+                raise ValueError(f"it has {len(state)} bytes, more than the {most} that are kept")
         except RuntimeError:
             return  # a tool's thread is changing it just now; it is looked at again
         except (TypeError, ValueError) as error:
             if self._kept is not None:
                 self._kept = None
-                logger.warning("%s: the state is no JSON, and would not survive its process: %s", self.id, error)
+                logger.warning(
+                    "%s: the state cannot be journaled, and would not survive its process: %s", self.id, error
+                )
             return
         if state != self._kept and (self._kept or self._state):
             self._kept = state

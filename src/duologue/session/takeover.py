@@ -40,14 +40,14 @@ def inherit(conductor: Conductor, past: Rebuilt) -> None:
     conductor.speaking.untold.extend(past.untold)
 
 
-def state(wanted: type | None, past: Rebuilt, fresh: Any) -> Any:
+def state(session: str, wanted: type | None, past: Rebuilt, fresh: Any) -> Any:
     """The application's state as it was recorded last; `fresh` if it never was, or cannot be read any more."""
     if past.state is None:
         return fresh
     try:
         return msgspec.json.decode(past.state, type=wanted or dict[str, Any])
     except msgspec.MsgspecError as error:
-        logger.warning("the state of a session cannot be read back: %s", error)
+        logger.warning("%s: the state cannot be read back: %s", session, error)
         return fresh
 
 

@@ -42,7 +42,7 @@ export class Outbox {
     while (this.parts.length && compare(this.parts[0].to, upto) <= 0) {
       const part = this.parts.shift();
       this._forget(part);
-      if (part.data) this._remember(part);
+      this._remember(part);
     }
     const first = this.parts[0];
     if (first && compare(first.from, upto) <= 0) first.from = [upto[0], upto[1] + 1];
@@ -64,7 +64,7 @@ export class Outbox {
         const part = { to: known, events: -1, samples: -1, position: 0 };
         frames.push(gapMessage(part, [after[0], after[1] + 1], -1, "unknown"));
       }
-      frames.push(...past.map((part) => part.data));
+      frames.push(...past.map((part) => part.data ?? takenMessage(part.from, part.to)));
     }
     for (const part of this.parts) {
       if (compare(part.to, after) <= 0) continue;
@@ -76,15 +76,14 @@ export class Outbox {
 
   /** For an owner that has nothing of it: what is not acknowledged, and audio from `track` on that is kept, as frames. */
   recall(track, rate) {
-    const begin = this.past.findIndex((part) => part.samples && part.position + part.samples > track);
-    const parts = [...(begin < 0 ? [] : this.past.slice(begin)), ...this.parts];
-    const first = parts.length ? parts[0].from : this.next();
-    const frames = parts.map(
-      (part) => part.data ?? gapMessage(part, part.from, rate ? Math.floor((part.samples * 1000) / rate) : 0, "overflow"),
-    );
-    if (compare(first, [1, 1]) <= 0) return frames;
-    const before = { to: [first[0], first[1] - 1], events: 0, samples: 0, position: 0 };
-    return [gapMessage(before, [1, 1], 0, "taken"), ...frames];
+    const begin = this.past.findIndex((part) => part.data && part.samples && part.position + part.samples > track);
+    const past = begin < 0 ? [] : this.past.slice(begin);
+    const first = [...past, ...this.parts][0]?.from ?? this.next();
+    return [
+      ...(compare(first, [1, 1]) > 0 ? [takenMessage([1, 1], [first[0], first[1] - 1])] : []),
+      ...past.map((part) => part.data ?? takenMessage(part.from, part.to)),
+      ...this.replay(this.acked, rate),
+    ];
   }
 
   _remember(part) {
@@ -120,6 +119,11 @@ export class Outbox {
     if (part.samples) this.samples -= part.samples;
     else this.bytes -= part.data.length;
   }
+}
+
+/** Of what an earlier owner has had. */
+function takenMessage(from, to) {
+  return gapMessage({ to, events: 0, samples: 0, position: 0 }, from, 0, "taken");
 }
 
 function gapMessage({ to, events, samples, position }, from, ms, why) {

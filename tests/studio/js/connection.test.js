@@ -226,6 +226,21 @@ test("another owner is sent what it wants again, acknowledged or not, and is tol
   equal("events" in written(call, 5)[0].resume, false, "who has lost count says so:");
 });
 
+test("what was lost before it was acknowledged leaves no hole for another owner", () => {
+  const outbox = new Outbox(1, 100, 25);
+  outbox.push("audio 1", 10, 0);
+  for (let n = 2; n <= 4; n++) outbox.push(`an event ${n}`);
+  outbox.push("audio 5", 10, 10);
+  outbox.ack([1, 5]);
+  const gap = (why, from, to) => ({ type: "gap", from, to, events: 0, samples: 0, ms: 0, position: 0, why });
+  const frames = outbox.recall(0, 16000).map((frame) => (frame.startsWith("{") ? JSON.parse(frame) : frame));
+  equal(frames, ["audio 1", gap("taken", [1, 2], [1, 2]), "an event 3", "an event 4", "audio 5"]);
+  equal(outbox.recall(10, 16000).map((frame) => (frame.startsWith("{") ? JSON.parse(frame) : frame)), [
+    gap("taken", [1, 1], [1, 4]),
+    "audio 5",
+  ]);
+});
+
 test("a second cut before the replay was through loses nothing", () => {
   const call = opened();
   for (let n = 0; n < 4; n++) call.sendAudio(Int16Array.of(n), n);
